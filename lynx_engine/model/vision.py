@@ -1,0 +1,89 @@
+"""EVA-CLIP ViT: pre-norm blocks, learned absolute positions, no final norm (REFERENCE.md section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops
+from ..config import VisionConfig
+
+
+class PatchEmbed(nn.Module):
+    """Holds the patch projection under the name that checkpoints use; `ops.patch_embed` computes with it."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
+
+
+class VisionAttention(nn.Module):
+    """Full self-attention; q and v carry a bias, k does not."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.num_heads = config.num_heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        q, k, v = (p(x_BTD).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return self.proj(ops.prefix_attention(q, k, v, causal=False).flatten(-2))
+
+
+class VisionMLP(nn.Module):
+    """fc2(gelu(fc1(x))) with the exact (erf) GELU."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = VisionAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionEncoder(nn.Module):
+    """Pixels to tokens: [B, 3, S, S] normalised floats or [B, S, S, 3] uint8 -> [B, 1 + (S/P)^2, D].
+
+    The class token comes first; the output is the last block's, without a final norm.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.hidden_size))
+        self.patch_embed = PatchEmbed(config)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.num_layers))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.embed(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Patches, positions and class token: the input of the first block."""
+        proj = self.patch_embed.proj
+        weights = (proj.weight, proj.bias, self.pos_embed, self.cls_token)
+        if pixels.dtype == torch.uint8:
+            return ops.patch_embed(pixels, *weights, mean=self.config.image_mean, std=self.config.image_std)
+        return ops.patch_embed(pixels.to(proj.weight.dtype), *weights)
