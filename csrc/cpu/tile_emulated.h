@@ -40,7 +40,7 @@ inline void tile_config(const TileConfig& config) {
 }
 
 /// Back to the initial state: no tile has a shape.
-inline void tile_release() { __builtin_memset(&tile_file, 0, sizeof tile_file); }
+inline void tile_release() { tile_file = TileFile{}; }
 
 template <int T>
 LYNX_INLINE void tile_zero() {
