@@ -1,0 +1,17 @@
+"""Text in and out: tokenizer, prompts, streaming."""
+
+from .prompts import PROMPT, encode_chat, render, render_chat
+from .special_tokens import SpecialToken, SpecialTokens
+from .stream import TextStream
+from .tokenizer import Tokenizer
+
+__all__ = [
+    "PROMPT",
+    "SpecialToken",
+    "SpecialTokens",
+    "TextStream",
+    "Tokenizer",
+    "encode_chat",
+    "render",
+    "render_chat",
+]
