@@ -28,9 +28,7 @@ LYNX_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.
 LYNX_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
-LYNX_INLINE Vec round_nearest(Vec a) {
-  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
+LYNX_INLINE Vec round_nearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /// a * 2^n for integral n, rounded once; overflows to infinity, underflows gradually.
 LYNX_INLINE Vec scale_by_power_of_two(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
@@ -54,9 +52,7 @@ LYNX_INLINE __m256i narrow_bf16(Vec a) {
 LYNX_INLINE Vec load(const bf16* p) { return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 LYNX_INLINE Vec load_tail(const bf16* p, int64_t n) { return widen_bf16(_mm256_maskz_loadu_epi16(tail_mask(n), p)); }
 LYNX_INLINE void store(bf16* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(a)); }
-LYNX_INLINE void store_tail(bf16* p, Vec a, int64_t n) {
-  _mm256_mask_storeu_epi16(p, tail_mask(n), narrow_bf16(a));
-}
+LYNX_INLINE void store_tail(bf16* p, Vec a, int64_t n) { _mm256_mask_storeu_epi16(p, tail_mask(n), narrow_bf16(a)); }
 
 LYNX_INLINE Vec load(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
