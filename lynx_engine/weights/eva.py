@@ -1,0 +1,136 @@
+"""`eva_vit_g.pth` to the names and shapes of `vision_encoder` (REFERENCE.md section 6.1)."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import CLIP_MEAN, CLIP_STD, VisionConfig
+from ..errors import LynxError
+from .files import Source, TensorFile
+from .settings import Settings
+
+PREFIX = "vision_encoder."
+_TELLING = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # sizes are read from these
+_VIT_G_WIDTH, _VIT_G_HEADS, _LYNX_IMAGE_SIZE = 1408, 16, 420
+
+
+def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
+    """The encoder's sizes: from the weights, and from `settings` what weights cannot tell.
+
+    Depth: a complete EVA file carries its final norm, and Lynx reads the block before the last (39 of ViT-g's 40);
+    a file without that norm was cut to what is used. `vit_depth` overrides this.
+    """
+    missing = [name for name in _TELLING if name not in file.shapes]
+    if missing:
+        got = ", ".join([*file.shapes, *file.not_tensors][:4]) or "nothing"
+        raise LynxError(f"{file.path}: lacks {', '.join(missing)}; wanted EVA's flat dict of tensors, got {got}")
+    projection = file.shapes["patch_embed.proj.weight"]
+    if len(projection) != 4:
+        raise LynxError(
+            f"{file.path}: patch_embed.proj.weight: got {list(projection)}, wanted [width, 3, patch, patch]"
+        )
+    width, patch_size = projection[0], projection[-1]
+    return VisionConfig(
+        image_size=settings.get("image_res", _default_image_size(file, width, patch_size)),
+        patch_size=patch_size,
+        hidden_size=width,
+        num_layers=settings.get("vit_depth", _depth(file)),
+        num_heads=_num_heads(file, settings, width),
+        intermediate_size=file.shapes["blocks.0.mlp.fc1.weight"][0],
+        image_mean=_triple(settings, "image_mean", CLIP_MEAN),
+        image_std=_triple(settings, "image_std", CLIP_STD),
+    )
+
+
+def _num_blocks(file: TensorFile) -> int:
+    return 1 + max(int(found[1]) for name in file.shapes if (found := re.match(r"blocks\.(\d+)\.", name)))
+
+
+def _depth(file: TensorFile) -> int:
+    blocks = _num_blocks(file)
+    return blocks - 1 if "norm.weight" in file.shapes and blocks > 1 else blocks
+
+
+def _num_heads(file: TensorFile, settings: Settings, width: int) -> int:
+    heads = settings.get("vit_num_heads", _VIT_G_HEADS if width == _VIT_G_WIDTH else None)
+    if heads is None:
+        raise LynxError(
+            f"{file.path}: weights do not tell how many heads a vision encoder of width {width} has; "
+            "give it with --set vit_num_heads=N"
+        )
+    return int(heads)
+
+
+def _default_image_size(file: TensorFile, width: int, patch_size: int) -> int:
+    return _LYNX_IMAGE_SIZE if width == _VIT_G_WIDTH else _grid(file) * patch_size
+
+
+def _triple(settings: Settings, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    values = settings.get(key, default)
+    if len(values) != 3 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        raise LynxError(f"{settings.where}: {key}: wanted three numbers, got {values!r}")
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def vision_sources(file: TensorFile, config: VisionConfig) -> dict[str, Source]:
+    """Sources by `vision_encoder.*` name: qkv cut in thirds, its biases renamed, positions resized where needed."""
+    sources: dict[str, Source] = {}
+    for name in file.shapes:
+        source = Source.of(file, name)
+        stem, _, last = name.rpartition("attn.")
+        if last == "qkv.weight":
+            sources |= {f"{PREFIX}{stem}attn.{part}_proj.weight": _third(source, i) for i, part in enumerate("qkv")}
+        elif last in ("q_bias", "v_bias"):
+            sources[f"{PREFIX}{stem}attn.{last[0]}_proj.bias"] = source
+        elif name == "pos_embed":
+            sources[PREFIX + name] = _resized_positions(source, file, config)
+        else:
+            sources[PREFIX + name] = source
+    return sources
+
+
+def _third(source: Source, index: int) -> Source:
+    rows, *rest = source.shape
+    if rows % 3:
+        return source  # reported as a misfit
+    return source.changed((rows // 3, *rest), lambda stored: stored.chunk(3)[index])
+
+
+def _grid(file: TensorFile) -> int:
+    """Side of the square that the file's position embedding covers."""
+    shape = file.shapes["pos_embed"]
+    side = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
+    if side < 1 or side * side + 1 != shape[1]:
+        raise LynxError(f"{file.path}: pos_embed: wanted [1, 1 + g*g, width], got {list(shape)}")
+    return side
+
+
+def _resized_positions(source: Source, file: TensorFile, config: VisionConfig) -> Source:
+    grid = config.grid_size
+    if _grid(file) == grid:
+        return source
+    shape = (source.shape[0], config.num_tokens, source.shape[2])
+    return source.changed(shape, lambda stored: resize_positions(stored, grid))
+
+
+def resize_positions(pos_embed: Tensor, grid: int) -> Tensor:
+    """[1, 1 + g*g, D] -> float32 [1, 1 + grid*grid, D]: bicubic (a = -0.75, no antialias); the class row is kept."""
+    cls_row, patches = pos_embed[:, :1].float(), pos_embed[:, 1:].float()
+    side = math.isqrt(patches.shape[1])
+    square = patches.reshape(-1, side, side, patches.shape[-1]).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat((cls_row, resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+
+
+def notes(file: TensorFile, config: VisionConfig) -> tuple[str, ...]:
+    """What was chosen where the file could be read in more than one way."""
+    found = [f"{file.path.name}: {config.num_layers} blocks of {_num_blocks(file)}, {config.num_heads} heads"]
+    if _grid(file) != config.grid_size:
+        grids = [f"{side}x{side}" for side in (_grid(file), config.grid_size)]
+        found.append(f"{file.path.name}: position embedding resized from {' to '.join(grids)}")
+    return tuple(found)

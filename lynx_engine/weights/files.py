@@ -1,0 +1,120 @@
+"""Tensor files opened lazily: names and shapes first, the numbers when they are asked for."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import LynxError
+
+
+class TensorFile:
+    """A `.safetensors` file or a pickle written by torch.save, memory-mapped where its format allows.
+
+    Pickles go through `torch.load(weights_only=True)` only. `wrapper` names the key under which a pickle may keep its
+    tensors (`{"model": {...}}`). `close` lets go of the mapping; a later `tensor` opens it again.
+    """
+
+    def __init__(self, path: Path, wrapper: str | None = None) -> None:
+        if not path.is_file():
+            raise LynxError(f"{path}: no such file")
+        self.path = path
+        self._wrapper = wrapper
+        self._open: Callable[[], Mapping[str, Any]] = (
+            self._open_safetensors if path.suffix == ".safetensors" else self._open_pickle
+        )
+        self._content: Mapping[str, Any] | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.not_tensors: list[str] = []
+        for name, value in self._opened().items():
+            if isinstance(value, _Stored | Tensor):
+                self.shapes[name] = tuple(value.shape)
+            else:
+                self.not_tensors.append(str(name))
+        self.close()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor in its stored dtype; it may share the file's mapping."""
+        value = self._opened()[name]
+        return value.read() if isinstance(value, _Stored) else value
+
+    def close(self) -> None:
+        self._content = None
+
+    def _opened(self) -> Mapping[str, Any]:
+        if self._content is None:
+            self._content = self._open()
+        return self._content
+
+    def _open_safetensors(self) -> Mapping[str, Any]:
+        try:
+            handle = safe_open(str(self.path), framework="pt")
+            names = handle.keys()
+            return {name: _Stored(handle, name, tuple(handle.get_slice(name).get_shape())) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise LynxError(f"{self.path}: not a readable safetensors file: {error}") from error
+
+    def _open_pickle(self) -> Mapping[str, Any]:
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
+        except pickle.UnpicklingError as error:
+            raise LynxError(f"{self.path}: {_refusal(error)}") from error
+        except Exception as error:  # torch.load raises nearly anything on damaged bytes
+            reason = str(error).partition("\n")[0]
+            raise LynxError(f"{self.path}: damaged, or not a file of torch.save: {reason}") from error
+        if isinstance(content, Mapping) and self._wrapper and isinstance(content.get(self._wrapper), Mapping):
+            content = content[self._wrapper]
+        if not isinstance(content, Mapping):
+            raise LynxError(f"{self.path}: wanted a dict of tensors, got {type(content).__name__}")
+        return content
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of an open safetensors file."""
+
+    handle: Any
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        tensor: Tensor = self.handle.get_tensor(self.name)
+        return tensor
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """One line on why the restricted unpickler stopped."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"refused, since the pickle wants to call {found[1]}; only tensors and plain values are read"
+    return "damaged, or a pickle that holds more than tensors and plain values; refused"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor of the model to be: its shape now, its numbers from `file` when `read` is called.
+
+    `origin` says "file: stored name" in messages; `file` None is a tensor that no file holds.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+    file: TensorFile | None = None
+    origin: str = "initial value"
+
+    @classmethod
+    def of(cls, file: TensorFile, name: str) -> Source:
+        return cls(file.shapes[name], lambda: file.tensor(name), file, f"{file.path.name}: {name}")
+
+    def changed(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Source:
+        """A source whose tensor is `change` of this one's, of shape `shape`."""
+        return replace(self, shape=shape, read=lambda: change(self.read()))

@@ -1,0 +1,32 @@
+"""How large the parts of a model are, counted without allocating it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..config import LynxConfig
+from .fit import meta_model
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters by part; "LLM" is without its adapters."""
+
+    parts: Mapping[str, int]
+    trained: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def count_parameters(config: LynxConfig) -> ParameterCounts:
+    """Counts of vision_encoder, bridge, LLM, adapters and absolute_frame_pos_embed."""
+    parts = dict.fromkeys(("vision_encoder", "bridge", "LLM", "adapters", "absolute_frame_pos_embed"), 0)
+    trained = 0
+    for name, parameter in meta_model(config).named_parameters():
+        part = "adapters" if ".output_adapter." in name else name.partition(".")[0]
+        parts[part] += parameter.numel()
+        trained += parameter.numel() if parameter.requires_grad else 0
+    return ParameterCounts(parts, trained)
