@@ -1,0 +1,12 @@
+// lynx_engine._C: the table of contents. One bind_<op> line an op; each is defined in kernels/<op>/bind.cpp.
+#include <pybind11/pybind11.h>
+
+namespace lynx {
+void bind_core(pybind11::module_& m);
+void bind_adapter_mlp(pybind11::module_& m);
+}  // namespace lynx
+
+PYBIND11_MODULE(_C, m) {
+  lynx::bind_core(m);
+  lynx::bind_adapter_mlp(m);
+}

@@ -1,0 +1,149 @@
+"""Ops and their backends: an ordered choice that explains itself.
+
+An `Op` is one entry point (`adapter_mlp`, `adapter_mlp_backward`, ...). Its backends stand in order of preference, the
+reference last. "auto" takes the first that can run the call; a backend asked for by name runs or raises.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import native
+from .env import settings
+from .errors import LynxError
+
+LIBRARY = torch.library.Library("lynx", "FRAGMENT")
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an op.
+
+    run(*args): the op. refusals(*args): every reason why this call cannot run here; empty if it can.
+    machine_refusals(): those reasons that hold for every call in this process.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    refusals: Callable[..., Sequence[str]]
+    machine_refusals: Callable[[], Sequence[str]] = tuple
+
+
+class Op:
+    """An entry point with ordered backends; every Op is in `registry.ops()`.
+
+    reference(*args)            plain torch, any device and floating dtype
+    native(kernel, *args)       the same call through a compiled function of csrc (its outputs are allocated here)
+    refusals(dtypes, *args)     why a compiled kernel that takes `dtypes` cannot run these arguments
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        reference: Callable[..., Any],
+        native: Callable[..., Any],
+        refusals: Callable[..., Sequence[str]],
+    ) -> None:
+        self.name = name
+        self._reference = reference
+        self._native = native
+        self._refusals = refusals
+        _OPS[name] = self
+
+    @functools.cached_property
+    def backends(self) -> tuple[Backend, ...]:
+        """All backends that this build has, the preferred first."""
+        compiled = [self._compiled(name, *entry) for name, entry in native.kernels(self.name).items()]
+        return (*compiled, Backend(REFERENCE, self._reference, lambda *args: ()))
+
+    def _compiled(self, name: str, kernel: Callable[..., Any], dtypes: frozenset[torch.dtype]) -> Backend:
+        isa = name.removeprefix("cpu_")
+
+        def refusals(*args: Any) -> Sequence[str]:
+            machine = native.isa_refusals(isa)
+            return (*machine, *self._refusals(dtypes, *args))
+
+        return Backend(name, functools.partial(self._native, kernel), refusals, lambda: native.isa_refusals(isa))
+
+    def __call__(self, backend: str, *args: Any) -> Any:
+        return self.choose(backend, *args).run(*args)
+
+    def choose(self, backend: str, *args: Any) -> Backend:
+        """The backend for this call. LynxError with all reasons if none of those asked for can run it."""
+        for candidate in self.candidates(backend):
+            if not candidate.refusals(*args):
+                return candidate
+        refused = [f"{b.name}: {'; '.join(b.refusals(*args))}" for b in self.candidates(backend)]
+        raise LynxError(f"{self.name}: {' | '.join(refused)}")
+
+    def candidates(self, backend: str) -> tuple[Backend, ...]:
+        """The backends that `backend` allows, in the order to try: all for "auto", unless LYNX_BACKEND says which."""
+        names = settings().backends if backend == "auto" else (backend,)
+        if not names:
+            return self.backends
+        known = {b.name: b for b in self.backends}
+        for name in names:
+            if name not in known:
+                raise LynxError(f"{self.name}: unknown backend {name!r}; backends here: auto, {', '.join(known)}")
+        return tuple(known[name] for name in names)
+
+    def why(self, *args: Any, backend: str = "auto") -> str:
+        """One line a backend: chosen, able, or refused with every reason. Takes the op's positional arguments."""
+        allowed = {b.name for b in self.candidates(backend)}
+        chosen = False
+        lines = [self.name]
+        for candidate in self.backends:
+            reasons = list(candidate.refusals(*args))
+            if candidate.name not in allowed:
+                reasons.append("not asked for")
+            verdict = f"refused: {'; '.join(reasons)}" if reasons else "able" if chosen else "chosen"
+            chosen = chosen or not reasons
+            lines.append(f"  {candidate.name:<12} {verdict}")
+        return "\n".join(lines)
+
+
+_OPS: dict[str, Op] = {}
+
+
+def ops() -> dict[str, Op]:
+    """Every op that has been imported, by name (`import lynx_engine.ops` imports all)."""
+    return dict(_OPS)
+
+
+def refresh() -> None:
+    """Decide anew which backends exist and can run, after the environment has changed."""
+    native.refresh()
+    for op in _OPS.values():
+        op.__dict__.pop("backends", None)
+
+
+def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Gives torch the op `lynx::<schema>` for every device, with its shape function; returns the op to call."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lynx::{name}", fake, lib=LIBRARY)
+    return getattr(torch.ops.lynx, name).default
+
+
+def tensor_refusals(dtypes: frozenset[torch.dtype], *tensors: torch.Tensor) -> Sequence[str]:
+    """Why these tensors do not suit a CPU kernel: all must share one of `dtypes` and lie in CPU memory."""
+    dtype = tensors[0].dtype
+    if dtype in dtypes and all(t.dtype is dtype and t.is_cpu for t in tensors):
+        return ()
+    got = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
+    reasons = []
+    if dtype not in dtypes or len(got) > 1:
+        wanted = " or ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+        reasons.append(f"needs {wanted} throughout (got {', '.join(got)})")
+    devices = sorted({t.device.type for t in tensors} - {"cpu"})
+    if devices:
+        reasons.append(f"needs tensors in CPU memory (got {', '.join(devices)})")
+    return reasons
