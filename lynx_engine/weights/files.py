@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -57,15 +58,18 @@ class TensorFile:
 
     def _open_safetensors(self) -> Mapping[str, Any]:
         try:
-            handle = safe_open(str(self.path), framework="pt")
+            handle: Any = safe_open(str(self.path), framework="pt")
             names = handle.keys()
             return {name: _Stored(handle, name, tuple(handle.get_slice(name).get_shape())) for name in names}
         except (SafetensorError, OSError) as error:
             raise LynxError(f"{self.path}: not a readable safetensors file: {error}") from error
 
     def _open_pickle(self) -> Mapping[str, Any]:
+        mapped = zipfile.is_zipfile(self.path)
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
+                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
             raise LynxError(f"{self.path}: {_refusal(error)}") from error
         except Exception as error:  # torch.load raises nearly anything on damaged bytes

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -138,9 +138,8 @@ def _one_line(error: Exception) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, as the authors' ruamel.yaml reads them: `yes` is text, `1e-4` a float, `0700` not octal."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
 
-
+_Loader.yaml_implicit_resolvers = {}
 _NUMBER_STARTS = "-+.0123456789"
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -154,4 +153,4 @@ _SCALARS = {
 }
 for _tag, (_pattern, _starts) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_starts))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(str(node.value)))
