@@ -22,14 +22,14 @@ class Dim {
   const char* set_by_ = nullptr;
 };
 
-enum class Layout { contiguous, rows };
+enum class Layout { contiguous, rows, strided };
 
 /// Checks one call's arguments; every failure is a lynx::Error that starts with the op's name.
 class Contract {
  public:
   Contract(const char* op, DType dtype) : op_(op), dtype_(dtype) {}
 
-  /// Shape as named, the call's dtype, in CPU memory, contiguous (or, for `rows`, contiguous within the last axis).
+  /// Shape as named, the call's dtype, in CPU memory, contiguous (for `rows`: within the last axis; `strided`: anyhow).
   void expect(const char* argument, const Tensor& tensor, std::initializer_list<Dim*> dims,
               Layout layout = Layout::contiguous) const {
     expect_dtype(argument, tensor, dtype_, dims, layout);
