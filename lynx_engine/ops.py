@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .cases import Suite
 
 OP_FOLDERS = tuple(sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg))
@@ -32,5 +30,5 @@ def suites() -> tuple[Suite, ...]:
     return tuple(suite for module in modules for suite in module.SUITES)
 
 
-def __getattr__(name: str) -> Callable[..., object]:
+def __getattr__(name: str) -> Any:
     raise AttributeError(f"lynx_engine.ops has no op {name!r}; ops: {', '.join(__all__)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def adapter_mlp(
     """
     tensors = (x, norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _AdapterMlp.apply(*tensors, eps, backend)
+        return cast(Tensor, _AdapterMlp.apply(*tensors, eps, backend))  # type: ignore[no-untyped-call]
     return _forward(*tensors, eps, backend)
 
 
@@ -87,16 +87,16 @@ def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
 
 def _native_forward(kernel: Callable[..., None], x: Tensor, *weights_eps: Any) -> Tensor:
     *weights, eps = weights_eps
-    y = torch.empty(x.shape, dtype=x.dtype)
-    kernel(_rows(x), *[w.contiguous() for w in weights], eps, y.view(-1, x.shape[-1]))
+    y = x.new_empty(x.shape)
+    kernel(_rows(x), *[w.contiguous() for w in weights], eps, _rows(y))
     return y
 
 
 def _native_backward(kernel: Callable[..., None], dy: Tensor, x: Tensor, *weights_eps: Any) -> tuple[Tensor, ...]:
     *weights, eps = weights_eps
     weights = [w.contiguous() for w in weights]
-    dx, *gradients = [torch.empty(t.shape, dtype=t.dtype) for t in (x, *weights)]
-    kernel(_rows(dy), _rows(x), *weights, eps, dx.view(-1, x.shape[-1]), *gradients)
+    dx, *gradients = [t.new_empty(t.shape) for t in (x, *weights)]
+    kernel(_rows(dy), _rows(x), *weights, eps, _rows(dx), *gradients)
     return (dx, *gradients)
 
 
@@ -127,12 +127,12 @@ def _fake_backward(dy: Tensor, *args: Any) -> tuple[Tensor, ...]:
 _forward_op = Op("adapter_mlp", reference=_reference_forward, native=_native_forward, refusals=_refusals)
 _backward_op = Op("adapter_mlp_backward", reference=_reference_backward, native=_native_backward, refusals=_refusals)
 
-_forward = define(
+_forward: Callable[..., Tensor] = define(
     f"adapter_mlp({_TENSORS}, float eps, str backend) -> Tensor",
     lambda *args: _forward_op(args[-1], *args[:-1]),
     _fake_forward,
 )
-_backward = define(
+_backward: Callable[..., tuple[Tensor, ...]] = define(
     f"adapter_mlp_backward(Tensor dy, {_TENSORS}, float eps, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     lambda *args: _backward_op(args[-1], *args[:-1]),
