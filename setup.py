@@ -1,4 +1,4 @@
-"""Builds lynx_engine._C with CMake and packages kernels/<op> as lynx_engine.kernels.<op>; for the rest see pyproject.toml."""
+"""Builds lynx_engine._C with CMake and packages kernels/<op> as lynx_engine.kernels.<op>; else see pyproject.toml."""
 
 from __future__ import annotations
 
