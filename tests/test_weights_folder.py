@@ -63,10 +63,13 @@ def test_bfloat16_is_each_float32_rounded_once(tmp_path: Path, release: TinyRele
 
 def test_t4_converted_and_loaded(tmp_path: Path, fixtures_dir: Path) -> None:
     case = fixtures_dir / "T4"
-    files = {"vision": "eva_vit_g.pth", "llm": "vicuna-7b", "checkpoint": "finetune_lynx.pt"}
-    paths = {key: case / "data" / name for key, name in files.items()}
     done = convert(
-        **paths, out=tmp_path / "t4", config=case / "lynx_config.json", overrides=["vit_num_heads=4"], dtype="float32"
+        vision=case / "data" / "eva_vit_g.pth",
+        llm=case / "data" / "vicuna-7b",
+        checkpoint=case / "data" / "finetune_lynx.pt",
+        out=tmp_path / "t4",
+        config=case / "lynx_config.json",
+        overrides=["vit_num_heads=4"],
     )
     resized = load_file(case / "pos_embed.safetensors")["vision_encoder.pos_embed"]
     assert torch.equal(load_folder(done.folder).vision_encoder.pos_embed, resized)
@@ -216,6 +219,10 @@ def test_leftovers_of_a_killed_conversion_go(tmp_path: Path, release: TinyReleas
     out = tmp_path / "model"
     out.mkdir()
     (out / "model-00001-of-00009.safetensors.partial").write_bytes(b"half")
+    (out / "photo.partial").write_bytes(b"mine")
+    with pytest.raises(LynxError, match="nothing was written"):
+        convert(**release.files, out=out)
+    (out / "photo.partial").unlink()
     convert(**release.files, out=out)
     assert not list(out.glob("*.partial"))
     assert load_folder(out).dtype == torch.float32

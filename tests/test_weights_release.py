@@ -314,6 +314,22 @@ def test_an_index_may_not_lead_out_of_its_folder(release: TinyRelease) -> None:
         load_release(**release.files)
 
 
+@pytest.mark.parametrize("stored", [torch.zeros(48, dtype=torch.int8), torch.zeros(48).to_sparse()])
+def test_weights_that_are_not_dense_floats(release: TinyRelease, stored: Tensor) -> None:
+    change_pickle(release.checkpoint, {"model.bridge.norm.bias": stored})
+    loaded = load_release(**release.files)
+    with pytest.raises(LynxError, match=r"model\.bridge\.norm\.bias: wanted float64, .* got (int8|float32, sparse)"):
+        dict(loaded.tensors())
+
+
+def test_what_is_not_a_named_tensor_is_passed_over(release: TinyRelease) -> None:
+    change_pickle(release.checkpoint, {"step": torch.tensor(5)})
+    content = torch.load(release.checkpoint, weights_only=True)
+    content["model"] |= {7: torch.zeros(3), "note": "text"}
+    torch.save(content, release.checkpoint)
+    assert_same_tensors(load_release(**release.files), release.tensors)
+
+
 def test_tied_embeddings_serve_as_the_head(release: TinyRelease) -> None:
     write_llama_config(release.llm, TINY, vocab_size=300, tie_word_embeddings=True)
     change_pickle(release.llm / "pytorch_model-00002-of-00002.bin", {"lm_head.weight": None})

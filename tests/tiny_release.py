@@ -122,7 +122,7 @@ def write_llama(folder: Path, tensors: Tensors, layout: str) -> None:
     suffix = "bin" if stem == "pytorch_model" else "safetensors"
     names = list(tensors)
     groups = [names[: len(names) // 2], names[len(names) // 2 :]] if sharded else [names]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, group in enumerate(groups, start=1):
         file = f"{stem}-{i:05d}-of-{len(groups):05d}.{suffix}" if sharded else f"{stem}.{suffix}"
         content = {name: tensors[name].contiguous() for name in group}

@@ -27,7 +27,7 @@ def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
     """
     missing = [name for name in _TELLING if name not in file.shapes]
     if missing:
-        got = ", ".join([*file.shapes, *file.not_tensors][:4]) or "nothing"
+        got = ", ".join([*file.shapes, *file.others][:4]) or "nothing"
         raise LynxError(f"{file.path}: lacks {', '.join(missing)}; wanted EVA's flat dict of tensors, got {got}")
     projection = file.shapes["patch_embed.proj.weight"]
     if len(projection) != 4:

@@ -17,9 +17,13 @@ from torch import Tensor
 
 from ..errors import LynxError
 
+_WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 class TensorFile:
     """A `.safetensors` file or a pickle written by torch.save, memory-mapped where its format allows.
+
+    `shapes` are those of its tensors; `others` the names of everything else in it.
 
     Pickles go through `torch.load(weights_only=True)` only. `wrapper` names the key under which a pickle may keep its
     tensors (`{"model": {...}}`). `close` lets go of the mapping; a later `tensor` opens it again.
@@ -34,19 +38,19 @@ class TensorFile:
             self._open_safetensors if path.suffix == ".safetensors" else self._open_pickle
         )
         self._content: Mapping[str, Any] | None = None
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.not_tensors: list[str] = []
-        for name, value in self._opened().items():
-            if isinstance(value, _Stored | Tensor):
-                self.shapes[name] = tuple(value.shape)
-            else:
-                self.not_tensors.append(str(name))
+        content = self._opened()
+        self.shapes = {name: tuple(value.shape) for name, value in content.items() if _is_named_tensor(name, value)}
+        self.others = [str(name) for name in content if name not in self.shapes]
         self.close()
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor in its stored dtype; it may share the file's mapping."""
+        """The tensor in its stored dtype; it may share the file's mapping. LynxError unless it is dense and real."""
         value = self._opened()[name]
-        return value.read() if isinstance(value, _Stored) else value
+        tensor: Tensor = value.read() if isinstance(value, _Stored) else value
+        if tensor.layout != torch.strided or tensor.dtype not in _WEIGHT_DTYPES:
+            kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise LynxError(f"{self.path}: {name}: wanted float64, float32, float16 or bfloat16 numbers, got {kind}")
+        return tensor
 
     def close(self) -> None:
         self._content = None
@@ -59,7 +63,7 @@ class TensorFile:
     def _open_safetensors(self) -> Mapping[str, Any]:
         try:
             handle: Any = safe_open(str(self.path), framework="pt")
-            names = handle.keys()
+            names: list[str] = handle.keys()
             return {name: _Stored(handle, name, tuple(handle.get_slice(name).get_shape())) for name in names}
         except (SafetensorError, OSError) as error:
             raise LynxError(f"{self.path}: not a readable safetensors file: {error}") from error
@@ -72,6 +76,8 @@ class TensorFile:
                 content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
             raise LynxError(f"{self.path}: {_refusal(error)}") from error
+        except OSError as error:
+            raise LynxError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # torch.load raises nearly anything on damaged bytes
             reason = str(error).partition("\n")[0]
             raise LynxError(f"{self.path}: damaged, or not a file of torch.save: {reason}") from error
@@ -93,6 +99,10 @@ class _Stored:
     def read(self) -> Tensor:
         tensor: Tensor = self.handle.get_tensor(self.name)
         return tensor
+
+
+def _is_named_tensor(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, _Stored | Tensor)
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:

@@ -30,8 +30,8 @@ from .shards import DTYPES, Progress, plan_shards, write_shards
 INDEX = "model.safetensors.index.json"
 _FORMAT = "lynx_engine"
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_OUR_NAMES = re.compile(r"config\.json|settings\.json|model-\d{5}-of-\d{5}\.safetensors|" + re.escape(INDEX))
 _PARTIAL = ".partial"
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 def save_folder(
@@ -72,17 +72,26 @@ def save_folder(
     except OSError as error:
         raise LynxError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
-        _remove_partial(out, names)
+        _remove_leftovers(out)
     return out
 
 
-def save_model(model: LynxModel, out: str | Path, *, tokenizer_folder: Path, dtype: str = "float32") -> Path:
+def save_model(
+    model: LynxModel,
+    out: str | Path,
+    *,
+    tokenizer_folder: Path,
+    dtype: str = "float32",
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
     """`save_folder` for a model in memory; its tensors are converted and written one by one."""
     state = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wanted = DTYPES.get(dtype)
     tensors = ((name, tensor.detach().to("cpu", wanted)) for name, tensor in state.items())
-    return save_folder(out, model.config, shapes, tensors, tokenizer_folder=tokenizer_folder, dtype=dtype)
+    return save_folder(
+        out, model.config, shapes, tensors, tokenizer_folder=tokenizer_folder, dtype=dtype, settings=settings
+    )
 
 
 def load_folder(folder: str | Path, dtype: torch.dtype | None = None) -> LynxModel:
@@ -137,18 +146,26 @@ def _existing_files(out: Path) -> list[str]:
     """Names in `out` that a new model replaces; LynxError if anything there is not ours."""
     if out.exists() and not out.is_dir():
         raise LynxError(f"{out}: is a file; wanted a folder to write to")
-    names = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    names = [name for name in names if not name.endswith(_PARTIAL)]
+    names = sorted(path.name for path in out.iterdir() if not _is_leftover(path.name)) if out.exists() else []
     if not names:
         return []
     try:
         read_index(out)
     except LynxError as error:
         raise LynxError(f"{out}: is not empty and holds no lynx_engine model; nothing was written") from error
-    foreign = [name for name in names if not _OUR_NAMES.fullmatch(name) and name not in _TOKENIZER_FILES]
+    foreign = [name for name in names if not _is_ours(name)]
     if foreign:
         raise LynxError(f"{out}: holds {', '.join(foreign)} beside a model; nothing was written")
     return names
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("config.json", "settings.json", INDEX, *_TOKENIZER_FILES) or _SHARD.fullmatch(name) is not None
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether `name` is an unfinished file of `save_folder`."""
+    return name.endswith(_PARTIAL) and _is_ours(name.removesuffix(_PARTIAL))
 
 
 def _publish(out: Path, names: list[str], before: list[str]) -> None:
@@ -165,11 +182,12 @@ def _publish(out: Path, names: list[str], before: list[str]) -> None:
         os.close(descriptor)
 
 
-def _remove_partial(out: Path, names: list[str]) -> None:
+def _remove_leftovers(out: Path) -> None:
     """Drop unfinished files of this or a killed run, and the folder if that leaves it empty."""
     if out.is_dir():
-        for path in out.glob("*" + _PARTIAL):
-            path.unlink()
+        for path in out.iterdir():
+            if _is_leftover(path.name):
+                path.unlink()
         if not any(out.iterdir()):
             out.rmdir()
 

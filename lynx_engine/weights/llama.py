@@ -77,8 +77,10 @@ class LlamaFolder:
 
 def append_mean_row(embedding: Tensor) -> Tensor:
     """[V, H] -> float32 [V + 1, H]; the new row is the float32 mean over all V rows."""
-    rows = embedding.float()
-    return torch.cat((rows, rows.mean(dim=0, keepdim=True)))
+    rows = torch.empty(embedding.shape[0] + 1, embedding.shape[1])
+    rows[:-1] = embedding
+    rows[-1] = rows[:-1].mean(dim=0)
+    return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:
