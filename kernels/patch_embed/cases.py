@@ -84,7 +84,7 @@ def plain_patch_embed(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Tensor:
-    """The authors' module after their preprocessing: a convolution whose stride is its kernel, in the weight's dtype."""
+    """The authors' preprocessing and module: a convolution whose stride is its kernel, in the weight's dtype."""
     pixels = image.permute(0, 3, 1, 2).float() / 255 if image.dtype == torch.uint8 else image
     if mean is not None and std is not None:
         pixels = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]

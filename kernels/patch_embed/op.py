@@ -81,16 +81,15 @@ def _check(
 ) -> None:
     contract = Contract("patch_embed")
     contract.expect("weight", weight, "D 3 P P")
-    contract.expect("image", image, "B H W 3" if image.dtype == torch.uint8 else "B 3 H W")
     contract.expect("bias", bias, "D")
     contract.expect("cls_token", cls_token, "1 1 D")
     contract.expect("pos_embed", pos_embed, "1 T D")
-    _check_grid(image, weight.shape[-1], pos_embed.shape[1])
+    _check_image(image, weight.shape[-1], pos_embed.shape[1])
+    if not weight.dtype.is_floating_point:
+        raise LynxError(f"patch_embed: weight must be of a floating type, got {weight.dtype}")
     for name, tensor in (("bias", bias), ("pos_embed", pos_embed), ("cls_token", cls_token)):
         if tensor.dtype != weight.dtype:
             raise LynxError(f"patch_embed: {name} must be {weight.dtype} as weight is, got {tensor.dtype}")
-    if not (image.dtype == torch.uint8 or image.dtype.is_floating_point):
-        raise LynxError(f"patch_embed: image must be uint8 [B, H, W, 3] or floating [B, 3, H, W], got {image.dtype}")
     if (mean is None) != (std is None):
         raise LynxError("patch_embed: mean and std must be given both or neither")
     for name, values in (("mean", mean), ("std", std)):
@@ -98,7 +97,11 @@ def _check(
             raise LynxError(f"patch_embed: {name} must be 3 numbers, one a channel, got {len(values)}")
 
 
-def _check_grid(image: Tensor, patch_size: int, positions: int) -> None:
+def _check_image(image: Tensor, patch_size: int, positions: int) -> None:
+    known = image.dtype == torch.uint8 or image.dtype.is_floating_point
+    if not known or image.dim() != 4 or _channels_first(image).shape[1] != 3:
+        got = f"{image.dtype} {list(image.shape)}"
+        raise LynxError(f"patch_embed: image must be uint8 [B, H, W, 3] or floating [B, 3, H, W], got {got}")
     height, width = _channels_first(image).shape[2:]
     for side in (height, width):
         if side % patch_size:
@@ -106,8 +109,8 @@ def _check_grid(image: Tensor, patch_size: int, positions: int) -> None:
     wanted = 1 + (height // patch_size) * (width // patch_size)
     if positions != wanted:
         raise LynxError(
-            f"patch_embed: pos_embed has {positions} positions, but a {height}x{width} image in {patch_size}x{patch_size}"
-            f" patches needs {wanted} (the class token's included)"
+            f"patch_embed: pos_embed has {positions} positions, but an image of {height}x{width} pixels in patches of"
+            f" {patch_size}x{patch_size} needs {wanted}, the class token's included"
         )
 
 
