@@ -279,6 +279,25 @@ def test_a_pickle_that_is_no_dict_of_tensors(release: TinyRelease) -> None:
         load_release(**release.files)
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (3, 0), (2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "name",
+    "pos_embed patch_embed.proj.weight blocks.0.mlp.fc1.weight bridge.latents absolute_frame_pos_embed "
+    "bridge.layers.0.0.to_q.weight bridge.layers.0.1.1.weight LLM.lm_head.weight".split(),
+)
+def test_tensors_of_absurd_shape(release: TinyRelease, name: str, axes: tuple[int, ...]) -> None:
+    learnt = name.startswith(("bridge", "absolute", "LLM"))
+    change_pickle(release.checkpoint if learnt else release.vision, {name: torch.zeros(axes)})
+    with pytest.raises(LynxError) as caught:
+        load_release(**release.files)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gap_in_the_blocks_ends_the_encoder(release: TinyRelease) -> None:
+    change_pickle(release.vision, {"blocks.900000.norm1.bias": torch.zeros(32)})
+    assert_same_tensors(load_release(**release.files), release.tensors)
+
+
 def test_a_vision_file_that_is_not_flat(release: TinyRelease) -> None:
     torch.save({"model": torch.load(release.vision, weights_only=True)}, release.vision)
     with pytest.raises(LynxError, match="EVA's flat dict of tensors, got model"):

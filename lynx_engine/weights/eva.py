@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 from ..config import CLIP_MEAN, CLIP_STD, VisionConfig
 from ..errors import LynxError
-from .files import Source, TensorFile
+from .files import Source, TensorFile, num_layers
 from .settings import Settings
 
 PREFIX = "vision_encoder."
@@ -29,11 +28,10 @@ def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
     if missing:
         got = ", ".join([*file.shapes, *file.others][:4]) or "nothing"
         raise LynxError(f"{file.path}: lacks {', '.join(missing)}; wanted EVA's flat dict of tensors, got {got}")
-    projection = file.shapes["patch_embed.proj.weight"]
-    if len(projection) != 4:
-        raise LynxError(
-            f"{file.path}: patch_embed.proj.weight: got {list(projection)}, wanted [width, 3, patch, patch]"
-        )
+    projection, fc1 = file.shapes["patch_embed.proj.weight"], file.shapes["blocks.0.mlp.fc1.weight"]
+    if len(projection) != 4 or len(fc1) != 2:
+        wanted = f"wanted [width, 3, patch, patch] and [mlp, width], got {list(projection)} and {list(fc1)}"
+        raise LynxError(f"{file.path}: patch_embed.proj.weight and blocks.0.mlp.fc1.weight: {wanted}")
     width, patch_size = projection[0], projection[-1]
     return VisionConfig(
         image_size=settings.get("image_res", _default_image_size(file, width, patch_size)),
@@ -41,18 +39,14 @@ def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
         hidden_size=width,
         num_layers=settings.get("vit_depth", _depth(file)),
         num_heads=_num_heads(file, settings, width),
-        intermediate_size=file.shapes["blocks.0.mlp.fc1.weight"][0],
+        intermediate_size=fc1[0],
         image_mean=_triple(settings, "image_mean", CLIP_MEAN),
         image_std=_triple(settings, "image_std", CLIP_STD),
     )
 
 
-def _num_blocks(file: TensorFile) -> int:
-    return 1 + max(int(found[1]) for name in file.shapes if (found := re.match(r"blocks\.(\d+)\.", name)))
-
-
 def _depth(file: TensorFile) -> int:
-    blocks = _num_blocks(file)
+    blocks = num_layers(file.shapes, "blocks.")
     return blocks - 1 if "norm.weight" in file.shapes and blocks > 1 else blocks
 
 
@@ -129,7 +123,8 @@ def resize_positions(pos_embed: Tensor, grid: int) -> Tensor:
 
 def notes(file: TensorFile, config: VisionConfig) -> tuple[str, ...]:
     """What was chosen where the file could be read in more than one way."""
-    found = [f"{file.path.name}: {config.num_layers} blocks of {_num_blocks(file)}, {config.num_heads} heads"]
+    blocks = num_layers(file.shapes, "blocks.")
+    found = [f"{file.path.name}: {config.num_layers} blocks of {blocks}, {config.num_heads} heads"]
     if _grid(file) != config.grid_size:
         grids = [f"{side}x{side}" for side in (_grid(file), config.grid_size)]
         found.append(f"{file.path.name}: position embedding resized from {' to '.join(grids)}")

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,12 @@ class _Stored:
     def read(self) -> Tensor:
         tensor: Tensor = self.handle.get_tensor(self.name)
         return tensor
+
+
+def num_layers(names: Iterable[str], prefix: str) -> int:
+    """How many layers `prefix`0, `prefix`1, ... without a gap the names have."""
+    found = {int(match[1]) for name in names if (match := re.match(re.escape(prefix) + r"(\d{1,6})\.", name))}
+    return next(n for n in range(len(found) + 1) if n not in found)
 
 
 def _is_named_tensor(name: Any, value: Any) -> bool:

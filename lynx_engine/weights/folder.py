@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..model import LynxModel
 from .files import TensorFile
 from .fit import Shape, load_tensors_into, meta_model, raise_misfits
 from .llama import indexed_files, read_json
-from .shards import DTYPES, Progress, plan_shards, write_shards
+from .shards import DTYPES, Progress, Shard, plan_shards, write_shards
 
 INDEX = "model.safetensors.index.json"
 _FORMAT = "lynx_engine"
@@ -56,24 +56,29 @@ def save_folder(
         raise LynxError(f"dtype: wanted one of {', '.join(DTYPES)}, got {dtype!r}")
     before = _existing_files(out)
     shards = plan_shards(shapes, DTYPES[dtype], max_shard_bytes)
-    weight_map = {name: shard.file_name for shard in shards for name in shard.names}
-    total = sum(shard.num_bytes for shard in shards)
-    metadata = {"format": _FORMAT, "version": 1, "dtype": dtype, "total_size": total}
-    index = {"metadata": metadata, "weight_map": weight_map}
-    texts = {"config.json": config.to_json().encode(), "settings.json": _json(settings or {}), INDEX: _json(index)}
-    tokens = {n: (tokenizer_folder / n).read_bytes() for n in _TOKENIZER_FILES if (tokenizer_folder / n).is_file()}
-    names = [*(shard.file_name for shard in shards), *tokens, *texts]
+    texts = {n: (tokenizer_folder / n).read_bytes() for n in _TOKENIZER_FILES if (tokenizer_folder / n).is_file()}
+    texts |= {"config.json": config.to_json().encode(), "settings.json": _json(settings or {})}
+    texts[INDEX] = _json(_index(shards, dtype))
+    created = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_shards([out / (shard.file_name + _PARTIAL) for shard in shards], shards, tensors, progress)
-        for name, content in (tokens | texts).items():
+        for name, content in texts.items():
             _write(out / (name + _PARTIAL), content)
-        _publish(out, names, before)
+        _publish(out, [*(shard.file_name for shard in shards), *texts], before)
     except OSError as error:
         raise LynxError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
-        _remove_leftovers(out)
+        _remove_leftovers(out, created)
     return out
+
+
+def _index(shards: Sequence[Shard], dtype: str) -> dict[str, Any]:
+    total = sum(shard.num_bytes for shard in shards)
+    return {
+        "metadata": {"format": _FORMAT, "version": 1, "dtype": dtype, "total_size": total},
+        "weight_map": {name: shard.file_name for shard in shards for name in shard.names},
+    }
 
 
 def save_model(
@@ -182,13 +187,13 @@ def _publish(out: Path, names: list[str], before: list[str]) -> None:
         os.close(descriptor)
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Drop unfinished files of this or a killed run, and the folder if that leaves it empty."""
+def _remove_leftovers(out: Path, created: bool) -> None:
+    """Drop unfinished files of this or a killed run, and the folder if this run `created` it in vain."""
     if out.is_dir():
         for path in out.iterdir():
             if _is_leftover(path.name):
                 path.unlink()
-        if not any(out.iterdir()):
+        if created and not any(out.iterdir()):
             out.rmdir()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import LynxConfig
+from ..config import LlamaConfig, LynxConfig, VisionConfig
 from ..errors import LynxError
 from . import eva, trained
 from .files import Source, TensorFile
@@ -104,15 +104,8 @@ def load_release(
     vision_file, llama = TensorFile(Path(vision)), LlamaFolder.open(llm)
     stored = None if checkpoint is None else TensorFile(Path(checkpoint), wrapper="model")
     learnt = {} if stored is None else trained.trained_sources(stored, release_compat)
-    lynx = LynxConfig(
-        vision=eva.vision_config(vision_file, settings),
-        bridge=trained.bridge_config(learnt, settings),
-        llm=llama.config,
-        adapter_freq=trained.adapter_freq(learnt, settings, llama.config.num_layers),
-        num_frames=trained.num_frames(learnt, settings),
-        name="lynx" if stored is None else stored.path.stem,
-        **{key: settings.get(key) for key in _LYNX_KEYS if key in settings},
-    )
+    lynx = _configure(settings, eva.vision_config(vision_file, settings), llama.config, learnt)
+    lynx = lynx.replace(name="lynx" if stored is None else stored.path.stem)
     if settings.get("add_frame_pos") is False and lynx.num_frames is not None:
         learnt[trained.FRAMES] = _zeros((1, lynx.num_frames, 1, lynx.vision.hidden_size))
     frozen = eva.vision_sources(vision_file, lynx.vision) | llama.sources()
@@ -120,6 +113,17 @@ def load_release(
     notes = (*eva.notes(vision_file, lynx.vision), *llama.notes())
     report = dataclasses.replace(report, notes=notes, unknown_settings=settings.unknown)
     return Release(lynx, sources, llama.path, settings, report)
+
+
+def _configure(settings: Settings, vision: VisionConfig, llm: LlamaConfig, learnt: Mapping[str, Source]) -> LynxConfig:
+    return LynxConfig(
+        vision=vision,
+        bridge=trained.bridge_config(learnt, settings),
+        llm=llm,
+        adapter_freq=trained.adapter_freq(learnt, settings, llm.num_layers),
+        num_frames=trained.num_frames(learnt, settings),
+        **{key: settings.get(key) for key in _LYNX_KEYS if key in settings},
+    )
 
 
 def _assemble(

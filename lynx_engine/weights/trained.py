@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import BridgeConfig
 from ..errors import LynxError
-from .files import Source, TensorFile
+from .files import Source, TensorFile, num_layers
 from .settings import Settings
 
 BRIDGE = "bridge."
@@ -37,21 +37,25 @@ def trained_sources(file: TensorFile, release_compat: bool) -> dict[str, Source]
 def bridge_config(sources: Mapping[str, Source], settings: Settings) -> BridgeConfig:
     """Sizes from `settings` where they are given, else from the tensors, else Lynx-8B's."""
     default = BridgeConfig()
-    shape = {name: source.shape for name, source in sources.items() if name.startswith(BRIDGE)}
-    layers = {int(found[1]) for name in shape if (found := re.match(r"bridge\.layers\.(\d+)\.", name))}
-    latents = shape.get("bridge.latents", (default.num_latents,))
-    heads, inner = settings.get("bridge_num_heads"), shape.get("bridge.layers.0.0.to_q.weight", (0,))[0]
-    ff = shape.get("bridge.layers.0.1.1.weight", (0,))
+
+    def stored(name: str) -> tuple[int, ...]:
+        """Shape of a matrix of the bridge; zeros where there is none."""
+        shape = sources[BRIDGE + name].shape if BRIDGE + name in sources else ()
+        return shape if len(shape) == 2 else (0, 0)
+
+    inner = stored("layers.0.0.to_q.weight")[0]
+    ff_out, ff_in = stored("layers.0.1.1.weight")
+    num_heads = settings.get("bridge_num_heads", inner // default.head_dim or default.num_heads)
     return BridgeConfig(
-        num_layers=settings.get("bridge_depth", max(layers) + 1 if layers else default.num_layers),
-        num_latents=settings.get("num_bridge_tokens", latents[0]),
-        num_heads=heads or inner // default.head_dim or default.num_heads,
-        head_dim=inner // heads if heads and inner else default.head_dim,
-        ff_mult=ff[0] // ff[1] if len(ff) == 2 and ff[1] and ff[0] >= ff[1] else default.ff_mult,
+        num_layers=settings.get("bridge_depth", num_layers(sources, BRIDGE + "layers.") or default.num_layers),
+        num_latents=settings.get("num_bridge_tokens", stored("latents")[0] or default.num_latents),
+        num_heads=num_heads,
+        head_dim=inner // num_heads if 0 < num_heads <= inner else default.head_dim,
+        ff_mult=ff_out // ff_in if 0 < ff_in <= ff_out else default.ff_mult,
     )
 
 
-def adapter_freq(sources: Mapping[str, Source], settings: Settings, num_layers: int) -> int | None:
+def adapter_freq(sources: Mapping[str, Source], settings: Settings, depth: int) -> int | None:
     """`adapter_freq` of the settings; where they are silent, of the layers whose adapters the checkpoint holds."""
     if settings.get("use_adapter") is False:
         return None
@@ -61,9 +65,9 @@ def adapter_freq(sources: Mapping[str, Source], settings: Settings, num_layers: 
     layers = sorted(int(found[1]) for name in sources if (found := pattern.fullmatch(name)))
     if not layers:
         return None
-    freq = layers[1] - layers[0] if len(layers) > 1 else num_layers
-    if layers != list(range(0, num_layers, freq)):
-        raise LynxError(f"adapters are at layers {layers} of {num_layers}: not every k-th; give --set adapter_freq=K")
+    freq = layers[1] - layers[0] if len(layers) > 1 else depth
+    if layers != list(range(0, depth, freq)):
+        raise LynxError(f"adapters are at layers {layers} of {depth}: not every k-th; give --set adapter_freq=K")
     return freq
 
 
@@ -74,8 +78,12 @@ def num_frames(sources: Mapping[str, Source], settings: Settings) -> int | None:
         raise LynxError(f"{settings.where}: video_encoding: wanted 'concate' or nothing, got {encoding!r}")
     if not encoding:
         return None
-    stored = sources[FRAMES].shape if FRAMES in sources else ()
-    frames: int | None = settings.get("data.num_frames", stored[1] if len(stored) == 4 else None)
+    frames: int | None = settings.get("data.num_frames")
+    if frames is None and FRAMES in sources:
+        shape = sources[FRAMES].shape
+        if len(shape) != 4:
+            raise LynxError(f"{sources[FRAMES].origin}: got {list(shape)}, wanted [1, frames, 1, width]")
+        return shape[1]
     return frames
 
 
