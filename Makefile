@@ -41,12 +41,14 @@ wheel: $(VENV)/.tools
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache lynx_engine/_C*.so
 
+# What a fresh machine may lack, each with the way to get it.
 $(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d, lynx-engine needs 3.11 or newer; name one: make PYTHON=python3.12" % v[:2])'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || { echo "make: $(PYTHON) has no C headers; install its development package (Debian, Ubuntu: apt install python3-dev)" >&2; exit 1; }
 	@for cxx in $(COMPILERS); do echo 'int main() {}' | $$cxx -std=c++17 -x c++ -fsyntax-only - 2>/dev/null && exit 0; done; \
-	echo "make: no C++17 compiler among: $(COMPILERS); install g++ or clang++, or name one: make CXX=/path/to/g++" >&2; exit 1
+	echo "make: no C++17 compiler among: $(COMPILERS); install g++ or clang++ (Debian, Ubuntu: apt install g++), or name one: make CXX=/path/to/g++" >&2; exit 1
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 

@@ -90,8 +90,9 @@ def test_wheel_answers_outside_the_checkout(wheel: Path, tmp_path: Path) -> None
 
 def run_elsewhere(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_every_requirement_is_pinned() -> None:
