@@ -17,6 +17,7 @@ from lynx_engine.text import SpecialToken, SpecialTokens, Tokenizer, render
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "tok300.model"
 CASES = json.loads((DATA / "tok300_cases.json").read_text())
+FOLDERS = json.loads((DATA / "tokenizer_folders.json").read_text())
 ADDED = {"__type": "AddedToken", "lstrip": False, "rstrip": False, "normalized": True, "single_word": False}
 
 
@@ -70,6 +71,24 @@ def test_every_recorded_string_of_the_fixture(fixtures_dir: Path) -> None:
     for case in json.loads((folder / "decode.json").read_text()):
         assert tokenizer.decode(case["ids"]) == case["skip_special"]
         assert tokenizer.decode(case["ids"], skip_special_tokens=False) == case["keep_special"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("case", FOLDERS, ids=lambda case: case["name"])
+def test_folders_as_hugging_face_reads_them(tmp_path: Path, case: dict[str, Any], saved: bool) -> None:
+    """Recorded from LlamaTokenizer 4.28.1 and add_special_tokens({"pad_token": "[PAD]"}) where there is none."""
+    tokenizer = Tokenizer.from_folder(make_folder(tmp_path, **case["files"]))
+    if saved:
+        tokenizer.save(tmp_path)
+        tokenizer = Tokenizer.from_folder(tmp_path)
+    ids = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id]
+    assert (len(tokenizer), ids) == (case["len"], case["ids"])
+    for text, expected in case["encode"]:
+        assert tokenizer.encode(text, release_compat=True) == expected
+        assert not tokenizer.special_token_ids & set(tokenizer.encode(text)[1:])
+    for given, skipped, kept in case["decode"]:
+        assert tokenizer.decode(given) == skipped
+        assert tokenizer.decode(given, skip_special_tokens=False) == kept
 
 
 def assert_padded(tokenizer: Tokenizer, cases: list[dict[str, Any]], expected: dict[str, Any], side: str) -> None:

@@ -83,10 +83,10 @@ def _merge(
     added: tuple[tuple[str, int], ...],
     config: Mapping[str, Any],
 ) -> SpecialTokens:
-    """One stripping rule for each string: where roles share it, the last one written with explicit rules wins."""
+    """One stripping rule for each string: where roles share it, the first one written with explicit rules wins."""
     ordered = [found[role] for role in ROLES if role in found] + additional
     rules = {token.content: token for token, explicit in ordered if not explicit}
-    rules.update({token.content: token for token, explicit in ordered if explicit})
+    rules.update({token.content: token for token, explicit in reversed(ordered) if explicit})
     return SpecialTokens(
         roles={role: rules[token.content] for role, (token, _) in found.items()},
         additional=tuple(rules[token.content] for token, _ in additional),

@@ -34,14 +34,17 @@ class Tokenizer:
     ) -> None:
         self._sp = _load_model(model)
         special = special or SpecialTokens.default()
+        self._added: dict[str, int] = {}
+        self._append_listed(special.added_ids)
+        self._append_missing(special)
         if pad_token is not None:
             known = {token.content: token for token in special.ordered()}
             special = special.with_pad(known.get(pad_token, SpecialToken(pad_token)))
         elif "pad_token" not in special.roles:
             # The authors add it as a plain string, which Hugging Face lets swallow the spaces around it.
             special = special.with_pad(SpecialToken(PAD_TOKEN, lstrip=True, rstrip=True))
+        self._append_missing(special)
         self.special = special
-        self._added = self._assign_added_ids()
         self._added_text = {index: content for content, index in self._added.items()}
         self.bos_token_id, self.eos_token_id, self.unk_token_id, self.pad_token_id = (
             self._token_id(special.roles[role].content) for role in ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -200,19 +203,21 @@ class Tokenizer:
     def _ids_where(self, condition: Callable[[int], bool]) -> list[int]:
         return [i for i in range(self._sp.get_piece_size()) if condition(i)]
 
-    def _assign_added_ids(self) -> dict[str, int]:
-        """Ids after the sentencepiece vocabulary: added_tokens.json's first, then special tokens the model lacks."""
-        added: dict[str, int] = {}
-        for content, index in self.special.added_ids:
-            following = self._sp.get_piece_size() + len(added)
-            if index == following:
-                added[content] = index
-            elif not (self._in_model(content) and self._sp.piece_to_id(content) == index):
-                raise LynxError(f"added_tokens.json: {content!r} has id {index}, the next free id is {following}")
-        for token in self.special.ordered():
-            if token.content not in added and not self._in_model(token.content):
-                added[token.content] = self._sp.get_piece_size() + len(added)
-        return added
+    def _append_listed(self, listed: Sequence[tuple[str, int]]) -> None:
+        """Append the tokens of added_tokens.json, less those that the model has; their ids must follow each other."""
+        start = len(self)
+        for position, (content, index) in enumerate(listed):
+            if self._in_model(content):
+                continue
+            if index not in (len(self), start + position):
+                raise LynxError(f"added_tokens.json: {content!r} has id {index}, the next free id is {len(self)}")
+            self._added[content] = len(self)
+
+    def _append_missing(self, special: SpecialTokens) -> None:
+        """Append the special tokens that neither the model nor the list has."""
+        for token in special.ordered():
+            if token.content not in self._added and not self._in_model(token.content):
+                self._added[token.content] = len(self)
 
     def _find_reserved_pieces(self) -> dict[int, tuple[int, ...]]:
         """Pieces that text must not become, each with the ids that spell it instead.
