@@ -1,9 +1,14 @@
 // csrc/cpu under plain C names for tests/test_tiles.py and tests/test_vec.py, which compile this file for each ISA.
-#include "cpu/gemm_f32.h"
+#include "cpu/gemm_nt.h"
 #include "cpu/vec.h"
 #if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
-#include "cpu/gemm_bf16.h"
+#include "cpu/tile_pack.h"
 #endif
+
+// The thread pool of csrc/core in one thread.
+void lynx::detail::run_tasks(int64_t count, bool, Task task, void* context) {
+  for (int64_t i = 0; i < count; ++i) task(context, i, 0);
+}
 
 using namespace lynx::LYNX_ISA;
 using lynx::bf16;
@@ -22,7 +27,6 @@ void map(const From* x, To* y, int64_t n, Function function) {
 extern "C" {
 
 int width() { return kWidth; }
-int rows_of_block() { return kRows; }
 void exp_of(const float* x, float* y, int64_t n) {
   map(x, y, n, [](Vec v) { return vexp(v); });
 }
@@ -44,17 +48,24 @@ void narrow_scalar(const float* x, bf16* y, int64_t n) {
 float sum_of_lanes(const float* x) { return hsum(load(x)); }
 float largest_lane(const float* x) { return hmax(load(x)); }
 
-// c [rows, columns] = a [rows, depth] @ bt [columns, depth]^T for one block; panels hold the packed operands.
-void multiply_block(const float* a, const float* bt, int64_t rows, int64_t columns, int64_t depth, float* a_panel,
-                    float* b_panel, float* c) {
-  float block[kRows * kColumns];
-  pack_a_panel(a_panel, a, depth, rows, depth);
-  pack_bt_panel(b_panel, bt, depth, columns, depth);
-  multiply_panels(a_panel, b_panel, rows, depth, block);
-  for (int64_t m = 0; m < rows; ++m) {
-    for (int64_t n = 0; n < columns; ++n) c[m * columns + n] = block[m * kColumns + n];
-  }
+#if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
+using Operand = bf16;
+#else
+using Operand = float;
+#endif
+
+// c [M, N] = a [M, K] @ b [N, K]^T; counts[m, n] is how many segments hold the element.
+void multiply(const Operand* a, const Operand* b, int64_t M, int64_t N, int64_t K, void* scratch, float* c,
+              int32_t* counts) {
+  gemm_nt(a, K, b, K, M, N, K, static_cast<std::byte*>(scratch),
+          [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+            for (int64_t i = 0; i < count; ++i) {
+              c[m * N + n + i] = sums[i];
+              ++counts[m * N + n + i];
+            }
+          });
 }
+int64_t scratch_bytes(int64_t M, int64_t K) { return gemm_nt_scratch<Operand>(M, K); }
 
 #if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
 
@@ -71,18 +82,16 @@ void dot_product(const void* shapes, const void* a, const void* b, void* c) {
   tile_release();
 }
 
+void configure() { TileScope tiles; }
 void load_unconfigured(const void* rows) { tile_load<0>(rows, kTileBytes); }
 
-// c [32, 32] = a [rows, depth] @ bt [columns, depth]^T.
-void multiply_strip(const bf16* a, const bf16* bt, int64_t rows, int64_t columns, int64_t depth, bf16* a_strip,
-                    bf16* b_strip, float* c) {
-  pack_a_strip(a_strip, a, depth, rows, depth);
-  pack_bt_strip(b_strip, bt, depth, columns, depth);
-  TileScope tiles;
-  multiply_strips(a_strip, b_strip, depth_steps(depth), c);
+void pack_a(const bf16* a, int64_t ld, int64_t rows, int64_t depth, bf16* tile) {
+  pack_a_tile(tile, a, ld, rows, depth);
 }
-
-void interleave(const bf16* b, int64_t ld, int64_t depth, int64_t columns, bf16* tile) {
+void pack_bt(const bf16* bt, int64_t ld, int64_t columns, int64_t depth, bf16* tile) {
+  pack_bt_tile(tile, bt, ld, columns, depth);
+}
+void pack_b(const bf16* b, int64_t ld, int64_t depth, int64_t columns, bf16* tile) {
   pack_b_tile(tile, b, ld, depth, columns);
 }
 

@@ -161,34 +161,25 @@ def test_what_faults_on_hardware_faults_here(call: str) -> None:
     assert process.returncode == -signal.SIGILL, process.stderr.decode()
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "depth"), [(32, 32, 64), (1, 1, 1), (17, 31, 63), (32, 5, 588), (3, 32, 0)]
-)
-def test_strip_product(rows: int, columns: int, depth: int) -> None:
-    """a @ bt^T in float32 within the rounding of its own chain; the padding brings nothing in."""
-    library = vocabulary("amx_emulated")
-    rng = np.random.default_rng(depth)
-    a, bt = random_halves(rng, (rows, depth), 0.0), random_halves(rng, (columns, depth), 0.0)
-    steps = -(-depth // 32)
-    strips = [np.full(max(steps, 1) * 1024, 0x7FC0, np.uint16) for _ in range(2)]
-    c = np.full((32, 32), np.nan, np.float32)
-    sizes = map(size, (rows, columns, depth))
-    library.multiply_strip(pointer(a), pointer(bt), *sizes, *map(pointer, strips), pointer(c))
-    a_64, bt_64 = to_floats(a).astype(np.float64), to_floats(bt).astype(np.float64)
-    bound = (depth + 2) * 2.0**-24 * (np.abs(a_64) @ np.abs(bt_64).T)
-    assert (np.abs(c[:rows, :columns] - a_64 @ bt_64.T) <= bound).all()
-    assert not c[rows:].any() and not c[:, columns:].any()
+def packed(name: str, matrix: Halves, rows: int, columns: int) -> Halves:
+    """The tile that `name` makes of matrix[:rows, :columns], in memory that held NaN."""
+    tile = np.full(512, 0x7FC0, np.uint16)
+    arguments = map(size, (matrix.shape[1], rows, columns))
+    getattr(vocabulary("amx_emulated"), name)(pointer(matrix), *arguments, pointer(tile))
+    return tile
 
 
-@pytest.mark.parametrize(("depth", "columns"), [(32, 16), (31, 16), (2, 1), (1, 15), (0, 0)])
-def test_interleaved_tile(depth: int, columns: int) -> None:
-    """pack_b_tile: tile[k / 2][n][k % 2] = b[k][n], zero elsewhere."""
-    b = np.arange(1, 1 + 40 * 20, dtype=np.uint16).reshape(40, 20)
-    tile = np.full((16, 16, 2), 0x7FC0, np.uint16)
-    vocabulary("amx_emulated").interleave(pointer(b), *map(size, (20, depth, columns)), pointer(tile))
-    wanted = np.zeros((32, 16), np.uint16)
-    wanted[:depth, :columns] = b[:depth, :columns]
-    np.testing.assert_array_equal(tile, wanted.reshape(16, 2, 16).transpose(0, 2, 1))
+@pytest.mark.parametrize(("n", "depth"), [(16, 32), (16, 31), (1, 2), (15, 1), (3, 17), (0, 0)])
+def test_packed_tiles(n: int, depth: int) -> None:
+    """A[m][k] as it is; B[k][n] at tile[k / 2][n][k % 2], from its columns or from its rows; zeros elsewhere."""
+    matrix = np.arange(1, 1 + 40 * 50, dtype=np.uint16).reshape(40, 50)
+    rows = np.zeros((16, 32), np.uint16)
+    rows[:n, :depth] = matrix[:n, :depth]
+    np.testing.assert_array_equal(packed("pack_a", matrix, n, depth), rows.reshape(-1))
+    pairs = rows.reshape(16, 16, 2).transpose(1, 0, 2).reshape(-1)
+    np.testing.assert_array_equal(packed("pack_bt", matrix, n, depth), pairs)
+    transposed = np.ascontiguousarray(matrix.T)
+    np.testing.assert_array_equal(packed("pack_b", transposed, depth, n), pairs)
 
 
 def disassembly(function: str) -> list[str]:
@@ -213,7 +204,7 @@ def test_hardware_build_emits_the_tile_instructions_in_order() -> None:
 
 def test_hardware_build_fills_the_configuration_before_it_is_loaded() -> None:
     """The compiler must not drop the stores of widths and rows, bytes 16 to 63 of what ldtilecfg reads."""
-    code = disassembly("multiply_strip")
+    code = disassembly("configure")
     load = next(i for i, instruction in enumerate(code) if instruction.startswith("ldtilecfg"))
     stores = [memory_operand(instruction) for instruction in code[:load] if "mov" in instruction.split()[0]]
     first, register = memory_operand(code[load])

@@ -97,24 +97,3 @@ def test_lane_reductions(isa: str) -> None:
     assert vocabulary(isa).sum_of_lanes(pointer(x)) == x.sum(dtype=np.float64)
     for lane in range(width):
         assert vocabulary(isa).largest_lane(pointer(np.roll(x, lane))) == x.max()
-
-
-@every_isa
-@pytest.mark.parametrize(("columns", "depth"), [(32, 588), (16, 257), (7, 256), (1, 1), (15, 0)])
-def test_block_product(isa: str, columns: int, depth: int) -> None:
-    """a @ bt^T within the rounding of its chains; a row's result does not depend on how many rows the block has."""
-    library = vocabulary(isa)
-    block_rows, columns = library.rows_of_block(), min(columns, 2 * library.width())
-    rng = np.random.default_rng(depth)
-    a, bt = (rng.standard_normal((n, depth)).astype(np.float32) for n in (block_rows, columns))
-    whole = np.empty((block_rows, columns), np.float32)
-    for rows in range(block_rows, 0, -1):
-        panels = [np.full((depth + 1) * 32, np.nan, np.float32) for _ in range(2)]
-        c = np.full((block_rows, columns), np.nan, np.float32)
-        sizes = map(size, (rows, columns, depth))
-        library.multiply_block(pointer(a), pointer(bt), *sizes, *map(pointer, panels), pointer(c))
-        whole = c if rows == block_rows else whole
-        np.testing.assert_array_equal(c[:rows], whole[:rows])
-    a_64, bt_64 = a.astype(np.float64), bt.astype(np.float64)
-    bound = (min(depth, 256) + depth // 256 + 1) * 2.0**-24 * (np.abs(a_64) @ np.abs(bt_64).T)
-    assert (np.abs(whole - a_64 @ bt_64.T) <= bound).all()

@@ -4,8 +4,7 @@
 #include <cstddef>
 
 #include "core/parallel.h"
-#include "gemm_bf16.h"
-#include "tile.h"
+#include "tile_pack.h"
 
 namespace lynx::LYNX_ISA {
 

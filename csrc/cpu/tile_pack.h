@@ -1,8 +1,9 @@
 // Full 1 KiB tiles for tile_dp_bf16 from bfloat16 matrices in memory, edges filled with zeros.
 //
-//   pack_a_tile    A[m][k] from `rows` x `depth` numbers, one row of A after the other
-//   pack_bt_tile   B[k][n] from the rows of B^T: a weight [N, K] of y = x W^T, or the keys of q k^T
-//   pack_b_tile    B[k][n] from the rows of B: the values of p v
+//   pack_a_tile     A[m][k] from `rows` x `depth` numbers, one row of A after the other
+//   pack_bt_tile    B[k][n] from the rows of B^T: a weight [N, K] of y = x W^T, or the keys of q k^T
+//   pack_b_tile     B[k][n] from the rows of B: the values of p v
+//   pack_bt_strip   32 columns of B over the whole depth: two tiles a step of 32 along K
 //
 // `ld` counts elements between rows. A zero beyond the edge adds 0 * 0: it never meets data, so no NaN spreads.
 #pragma once
@@ -14,25 +15,47 @@
 
 namespace lynx::LYNX_ISA {
 
+constexpr int kStrip = 2 * kTileRows;
+
+/// value, but at least 0 and at most limit: how much of a tile the matrix fills.
+LYNX_INLINE int64_t at_most(int64_t value, int64_t limit) { return value < 0 ? 0 : value < limit ? value : limit; }
+LYNX_INLINE void clear_tile(bf16* tile) { __builtin_memset(tile, 0, kTileElements * sizeof(bf16)); }
+
 /// tile[m][k] = a[m * ld + k] for m < rows <= 16, k < depth <= 32.
 LYNX_INLINE void pack_a_tile(bf16* tile, const bf16* a, int64_t ld, int64_t rows, int64_t depth) {
-  __builtin_memset(tile, 0, kTileElements * sizeof(bf16));
+  clear_tile(tile);
   for (int64_t m = 0; m < rows; ++m) __builtin_memcpy(tile + m * kTileDepth, a + m * ld, depth * sizeof(bf16));
 }
 
-/// tile[k / 2][n][k % 2] = bt[n * ld + k] for n < columns <= 16, k < depth <= 32.
+/// tile[k / 2][n][k % 2] = bt[n * ld + k] for n < columns <= 16, k < depth <= 32: a transpose of pairs.
 LYNX_INLINE void pack_bt_tile(bf16* tile, const bf16* bt, int64_t ld, int64_t columns, int64_t depth) {
-  __builtin_memset(tile, 0, kTileElements * sizeof(bf16));
+  if (columns < kTileRows || depth < kTileDepth) clear_tile(tile);
   for (int64_t n = 0; n < columns; ++n) {
-    for (int64_t k = 0; k < depth; ++k) tile[(k / 2) * kTileDepth + 2 * n + k % 2] = bt[n * ld + k];
+    const bf16* column = bt + n * ld;
+    bf16* pairs = tile + 2 * n;
+    for (int64_t k = 0; k + 1 < depth; k += 2) __builtin_memcpy(pairs + k * kTileRows, column + k, 2 * sizeof(bf16));
+    if (depth % 2 != 0) pairs[(depth - 1) * kTileRows] = column[depth - 1];
   }
 }
 
 /// tile[k / 2][n][k % 2] = b[k * ld + n] for k < depth <= 32, n < columns <= 16.
 LYNX_INLINE void pack_b_tile(bf16* tile, const bf16* b, int64_t ld, int64_t depth, int64_t columns) {
-  __builtin_memset(tile, 0, kTileElements * sizeof(bf16));
+  if (columns < kTileRows || depth < kTileDepth) clear_tile(tile);
   for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t n = 0; n < columns; ++n) tile[(k / 2) * kTileDepth + 2 * n + k % 2] = b[k * ld + n];
+    for (int64_t n = 0; n < columns; ++n) tile[k / 2 * kTileDepth + 2 * n + k % 2] = b[k * ld + n];
+  }
+}
+
+/// bfloat16 numbers in a strip of `depth` values of k.
+LYNX_INLINE int64_t strip_elements(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth * 2 * kTileElements; }
+
+/// The strip of columns bt[n * ld + k], n < columns <= 32: for each 32 of K a tile of columns 0-15 and one of 16-31.
+inline void pack_bt_strip(bf16* strip, const bf16* bt, int64_t ld, int64_t columns, int64_t depth) {
+  for (int64_t k = 0; k < depth; k += kTileDepth) {
+    const int64_t length = at_most(depth - k, kTileDepth);
+    for (int64_t n = 0; n < kStrip; n += kTileRows, strip += kTileElements) {
+      pack_bt_tile(strip, bt + n * ld + k, ld, at_most(columns - n, kTileRows), length);
+    }
   }
 }
 
