@@ -62,7 +62,13 @@ def test_rules_leave_their_arguments_alone() -> None:
     scores = torch.randn(2, 9)
     before = scores.clone()
     config = GenerationConfig(
-        do_sample=True, temperature=0.5, top_k=3, top_p=0.5, repetition_penalty=2.0, no_repeat_ngram_size=1, min_length=9
+        do_sample=True,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.5,
+        repetition_penalty=2.0,
+        no_repeat_ngram_size=1,
+        min_length=9,
     )
     warp(process(scores, torch.tensor([[1, 3], [1, 4]]), config, EOS), config)
     assert torch.equal(scores, before)

@@ -27,7 +27,7 @@ class Session(Protocol):
         ...
 
     def step(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
-        """Logits [R, V] after int64 `tokens` [R]; row i continues row `parents[i]` of the state before (None: row i)."""
+        """Logits [R, V] after int64 `tokens` [R]; row i continues row `parents[i]` of the state before, None: row i."""
         ...
 
 
