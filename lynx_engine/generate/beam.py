@@ -90,7 +90,7 @@ class BeamSearch:
         if config.do_sample:
             scores = warp(scores, config).view(len(self.rows), -1)
             picked = self.task.draw(scores.softmax(-1), 2 * self.width, self.rows)
-            best, order = scores.gather(1, picked).sort(dim=1, descending=True)
+            best, order = scores.gather(1, picked).sort(dim=1, descending=True, stable=True)
             picked = picked.gather(1, order)
         else:
             best, picked = scores.view(len(self.rows), -1).topk(2 * self.width, dim=1)
