@@ -28,6 +28,10 @@ LYNX_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.
 LYNX_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+/// x, but 0 in the lanes where a equals b.
+LYNX_INLINE Vec zero_where_equal(Vec a, Vec b, Vec x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ), x);
+}
 LYNX_INLINE Vec round_nearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /// a * 2^n for integral n, rounded once; overflows to infinity, underflows gradually.
 LYNX_INLINE Vec scale_by_power_of_two(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }

@@ -59,7 +59,7 @@ def prefix_attention_lse_reference(
         q.shape[1], k.shape[1], prefix_lens=prefix_lens, causal=causal, kv_mask=kv_mask, device=q.device
     )
     lowest = torch.finfo(dtype).min
-    scores = scores.masked_fill(~visible[:, None], lowest).clamp(min=lowest)
+    scores = scores.masked_fill(~visible[:, None], lowest).maximum(scores.new_tensor(lowest))
     o = scores.softmax(dim=-1) @ v_BHKD
     return o.transpose(1, 2).to(q.dtype), scores.logsumexp(dim=-1)
 

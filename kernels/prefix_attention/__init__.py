@@ -1,0 +1,1 @@
+"""Attention with a bidirectional prefix, key holes and packed sequences: LLM, vision encoder and resampler use it."""

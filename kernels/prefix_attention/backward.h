@@ -1,0 +1,241 @@
+// Backward in two passes that recompute P = exp(S - lse), each writing its own rows: no atomics, one order of sums.
+//
+//   delta_i = dO_i . O_i      dS = P * (dO V^T - delta) * scale
+//   backward_q,  a block of queries over the keys:      dQ = dS K
+//   backward_kv, a block of keys over the queries:      dV = P^T dO,   dK = dS^T Q   (S^T = K Q^T, so rows are keys)
+//
+// A hidden score is a constant, so is one that the floor replaced: both are `lowest`, and their dS is 0. A row of nothing
+// else has lse = lowest; its P is 1 / num_keys everywhere.
+#pragma once
+#include "head.h"
+
+namespace lynx::LYNX_ISA::prefix_attention {
+
+template <class Gemm>
+struct BackwardScratch {
+  alignas(64) typename Gemm::Operand row_a[Gemm::kRowBlock * kMaxHeadDim];  // Q, or K
+  alignas(64) typename Gemm::Operand row_b[Gemm::kRowBlock * kMaxHeadDim];  // dO, or V
+  alignas(64) typename Gemm::Operand column[kColumns * kMaxHeadDim];        // a block of the other side
+  alignas(64) typename Gemm::Operand operand[Gemm::kRowBlock * kColumns];   // P or dS as a factor
+  alignas(64) float p[Gemm::kRowBlock * kColumns];                          // S, then P
+  alignas(64) float ds[Gemm::kRowBlock * kColumns];                         // dP, then dS
+  alignas(64) float sum_a[Gemm::kRowBlock * kMaxHeadDim];                   // dQ, or dK
+  alignas(64) float sum_b[Gemm::kRowBlock * kMaxHeadDim];                   // dV
+};
+
+/// delta of one row. Where dO is infinite it is NaN: the sum over keys that it stands for has infinities of both signs.
+template <class T>
+LYNX_INLINE float row_delta(const T* d_o, const T* o, int64_t dim) {
+  Vec sum = zero(), poison = zero();
+  for (int64_t d = 0; d < dim; d += kWidth) {
+    const bool whole = d + kWidth <= dim;
+    const Vec gradient = whole ? load(d_o + d) : load_tail(d_o + d, dim - d);
+    sum = fma(gradient, whole ? load(o + d) : load_tail(o + d, dim - d), sum);
+    poison = fma(gradient, zero(), poison);
+  }
+  return hsum(add(sum, poison));
+}
+
+template <class T>
+LYNX_INLINE void store_rows(Rows<T> out, int64_t first, int64_t rows, const float* sum, int64_t ld, int64_t dim) {
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t d = 0;
+    for (; d + kWidth <= dim; d += kWidth) store(out[first + r] + d, load(sum + r * ld + d));
+    if (d < dim) store_tail(out[first + r] + d, load(sum + r * ld + d), dim - d);
+  }
+}
+
+/// What both passes read, and their two products of a block of rows with a block of columns.
+template <class Gemm, class T>
+class BackwardBlock {
+ public:
+  BackwardBlock(const BackwardParams& params, const Mask& mask, const Place& place)
+      : mask_(mask),
+        q_(query_rows<T>(params.q, mask, place)),
+        k_(key_rows<T>(params.k, mask, place)),
+        v_(key_rows<T>(params.v, mask, place)),
+        o_(query_rows<T>(params.o, mask, place)),
+        d_o_(query_rows<T>(params.d_o, mask, place)),
+        lse_(lse_row(params.lse, mask, place)),
+        scale_(params.problem.softmax_scale),
+        dim_(params.problem.head_dim),
+        padded_dim_(round_up(dim_, Gemm::kDimMultiple)) {}
+
+ protected:
+  /// out [rows, kColumns] = rows_operand times the transpose of columns [first, first + count) of `other`.
+  void product_with_columns(float* out, const typename Gemm::Operand* rows_operand, int64_t rows, Rows<const T> other,
+                            int64_t first, int64_t count) {
+    Gemm::pack_bt(scratch_.column, Rows<const T>{other[first], other.ld}, count, dim_);
+    const int64_t columns = round_up(count, Gemm::kColumnMultiple);
+    Gemm::multiply(out, kColumns, rows_operand, padded_dim_, scratch_.column, kColumns, rows, columns, dim_, false);
+  }
+  /// sum [rows, dim] += factor [rows, count] times rows [first, first + count) of `other`.
+  void add_product(float* sum, const float* factor, int64_t rows, Rows<const T> other, int64_t first, int64_t count) {
+    Gemm::pack_b(scratch_.column, padded_dim_, Rows<const T>{other[first], other.ld}, count, dim_);
+    const auto* operand = Gemm::scores_as_a(scratch_.operand, factor, rows);
+    Gemm::multiply(sum, padded_dim_, operand, kColumns, scratch_.column, padded_dim_, rows, padded_dim_, count, true);
+  }
+
+  const Mask& mask_;
+  const Rows<const T> q_, k_, v_, o_, d_o_;
+  const float* const lse_;
+  const float scale_;
+  const int64_t dim_, padded_dim_;
+  BackwardScratch<Gemm> scratch_;
+};
+
+/// dQ of the queries [first_row, first_row + Gemm::kRowBlock).
+template <class Gemm, class T>
+class BackwardQueries : BackwardBlock<Gemm, T> {
+ public:
+  BackwardQueries(const BackwardParams& params, const Mask& mask, const Place& place, int64_t first_row)
+      : BackwardBlock<Gemm, T>(params, mask, place),
+        dq_(query_rows<T>(params.dq, mask, place)),
+        first_(first_row),
+        rows_(min_of(Gemm::kRowBlock, mask.num_queries - first_row)) {}
+
+  void run() {
+    [[maybe_unused]] typename Gemm::Scope scope;
+    auto& own = this->scratch_;
+    Gemm::pack_a(own.row_a, this->padded_dim_, Rows<const T>{this->q_[first_], this->q_.ld}, rows_, this->dim_);
+    Gemm::pack_a(own.row_b, this->padded_dim_, Rows<const T>{this->d_o_[first_], this->d_o_.ld}, rows_, this->dim_);
+    fill(own.sum_a, own.sum_a + rows_ * this->padded_dim_, 0.0f);
+    for (int64_t r = 0; r < rows_; ++r) delta_[r] = row_delta(this->d_o_[first_ + r], this->o_[first_ + r], this->dim_);
+    const int64_t limit = visited_keys();
+    for (int64_t j = 0; j < limit; j += kColumns) visit(KeyBlock(this->mask_, j));
+    store_rows(dq_, first_, rows_, own.sum_a, this->padded_dim_, this->dim_);
+  }
+
+ private:
+  int64_t visited_keys() const {
+    const int64_t limit = this->mask_.key_limit(first_ + rows_ - 1);
+    return has_nonfinite(this->k_, limit, this->mask_.num_keys, this->dim_) ? this->mask_.num_keys : limit;
+  }
+
+  void visit(const KeyBlock& keys) {
+    auto& own = this->scratch_;
+    this->product_with_columns(own.p, own.row_a, rows_, this->k_, keys.first, keys.count);
+    this->product_with_columns(own.ds, own.row_b, rows_, this->v_, keys.first, keys.count);
+    for (int64_t r = 0; r < rows_; ++r) score_gradient(own.p + r * kColumns, own.ds + r * kColumns, r, keys);
+    this->add_product(own.sum_a, own.ds, rows_, this->k_, keys.first, keys.count);
+  }
+
+  void score_gradient(float* s, float* ds, int64_t r, const KeyBlock& keys) const {
+    scale_scores(s, this->scale_);
+    keys.fill_hidden(s, this->mask_, first_ + r, kLowest);
+    fill(s + keys.count, s + kColumns, kLowest);
+    for (int64_t j = 0; j < kColumns; j += kWidth) {
+      const Vec p = vexp(sub(load(s + j), set1(this->lse_[first_ + r])));
+      const Vec gradient = mul(mul(p, sub(load(ds + j), set1(delta_[r]))), set1(this->scale_));
+      store(ds + j, zero_where_equal(load(s + j), set1(kLowest), gradient));
+    }
+  }
+
+  const Rows<T> dq_;
+  const int64_t first_, rows_;
+  float delta_[Gemm::kRowBlock];
+};
+
+/// Up to kColumns neighbouring queries with what their columns of P need; lanes beyond the last query hold zeros.
+struct QueryBlock {
+  int64_t first, count;
+  bool has_uniform = false;
+  alignas(64) float lse[kColumns] = {};
+  alignas(64) float delta[kColumns] = {};
+};
+
+/// dK and dV of the keys [first_row, first_row + Gemm::kRowBlock).
+template <class Gemm, class T>
+class BackwardKeys : BackwardBlock<Gemm, T> {
+ public:
+  BackwardKeys(const BackwardParams& params, const Mask& mask, const Place& place, int64_t first_row)
+      : BackwardBlock<Gemm, T>(params, mask, place),
+        dk_(key_rows<T>(params.dk, mask, place)),
+        dv_(key_rows<T>(params.dv, mask, place)),
+        first_(first_row),
+        rows_(min_of(Gemm::kRowBlock, mask.num_keys - first_row)) {}
+
+  void run() {
+    [[maybe_unused]] typename Gemm::Scope scope;
+    auto& own = this->scratch_;
+    Gemm::pack_a(own.row_a, this->padded_dim_, Rows<const T>{this->k_[first_], this->k_.ld}, rows_, this->dim_);
+    Gemm::pack_a(own.row_b, this->padded_dim_, Rows<const T>{this->v_[first_], this->v_.ld}, rows_, this->dim_);
+    fill(own.sum_a, own.sum_a + rows_ * this->padded_dim_, 0.0f);
+    fill(own.sum_b, own.sum_b + rows_ * this->padded_dim_, 0.0f);
+    for (int64_t i = first_visited_query(); i < this->mask_.num_queries; i += kColumns) visit(query_block(i));
+    store_rows(dk_, first_, rows_, own.sum_a, this->padded_dim_, this->dim_);
+    store_rows(dv_, first_, rows_, own.sum_b, this->padded_dim_, this->dim_);
+  }
+
+ private:
+  /// Queries that see none of these keys are left out, unless one attends uniformly or spreads a NaN.
+  int64_t first_visited_query() const {
+    const int64_t start = this->mask_.query_start(first_);
+    bool plain = !has_nonfinite(this->q_, 0, start, this->dim_) && !has_nonfinite(this->d_o_, 0, start, this->dim_);
+    for (int64_t i = 0; i < start; ++i) plain &= this->lse_[i] > kLowest && this->lse_[i] < kInfinity;
+    return plain ? start : 0;
+  }
+
+  QueryBlock query_block(int64_t first) const {
+    QueryBlock block{first, min_of(kColumns, this->mask_.num_queries - first)};
+    for (int64_t i = 0; i < block.count; ++i) {
+      block.lse[i] = this->lse_[first + i];
+      block.has_uniform |= block.lse[i] == kLowest;
+      block.delta[i] = row_delta(this->d_o_[first + i], this->o_[first + i], this->dim_);
+    }
+    return block;
+  }
+
+  void visit(const QueryBlock& queries) {
+    auto& own = this->scratch_;
+    this->product_with_columns(own.p, own.row_a, rows_, this->q_, queries.first, queries.count);
+    this->product_with_columns(own.ds, own.row_b, rows_, this->d_o_, queries.first, queries.count);
+    for (int64_t r = 0; r < rows_; ++r) {
+      probabilities(own.p + r * kColumns, own.ds + r * kColumns, first_ + r, queries);
+    }
+    this->add_product(own.sum_b, own.p, rows_, this->d_o_, queries.first, queries.count);
+    this->add_product(own.sum_a, own.ds, rows_, this->q_, queries.first, queries.count);
+  }
+
+  void probabilities(float* p, float* ds, int64_t key, const QueryBlock& queries) const {
+    const int64_t start = this->mask_.is_hole(key) ? queries.count : this->mask_.query_start(key) - queries.first;
+    scale_scores(p, this->scale_);
+    fill(p, p + min_of(start, queries.count), kLowest);
+    fill(p + queries.count, p + kColumns, kLowest);
+    for (int64_t i = 0; i < kColumns; i += kWidth) {
+      const Vec s = load(p + i);
+      const Vec probability = vexp(sub(s, load(queries.lse + i)));
+      const Vec gradient = mul(mul(probability, sub(load(ds + i), load(queries.delta + i))), set1(this->scale_));
+      store(p + i, probability);
+      store(ds + i, zero_where_equal(s, set1(kLowest), gradient));
+    }
+    if (queries.has_uniform) overwrite_uniform(p, queries);
+  }
+
+  void overwrite_uniform(float* p, const QueryBlock& queries) const {
+    for (int64_t i = 0; i < queries.count; ++i) {
+      if (queries.lse[i] == kLowest) p[i] = 1.0f / static_cast<float>(this->mask_.num_keys);
+    }
+  }
+
+  const Rows<T> dk_, dv_;
+  const int64_t first_, rows_;
+};
+
+template <class Gemm, class T>
+void backward_q(const BackwardParams& params, int64_t task) {
+  const Place place(params.problem, task, params.problem.max_seqlen_q, Gemm::kRowBlock);
+  const Mask mask(params.problem, place.seq);
+  const int64_t first_row = place.block * Gemm::kRowBlock;
+  if (first_row < mask.num_queries) BackwardQueries<Gemm, T>(params, mask, place, first_row).run();
+}
+
+template <class Gemm, class T>
+void backward_kv(const BackwardParams& params, int64_t task) {
+  const Place place(params.problem, task, params.problem.max_seqlen_k, Gemm::kRowBlock);
+  const Mask mask(params.problem, place.seq);
+  const int64_t first_row = place.block * Gemm::kRowBlock;
+  if (first_row < mask.num_keys) BackwardKeys<Gemm, T>(params, mask, place, first_row).run();
+}
+
+}  // namespace lynx::LYNX_ISA::prefix_attention

@@ -1,0 +1,5 @@
+#include "vector_kernels.h"
+
+namespace lynx::LYNX_ISA {
+extern const lynx::prefix_attention::Kernels prefix_attention_kernels = prefix_attention::kVectorKernels;
+}  // namespace lynx::LYNX_ISA
