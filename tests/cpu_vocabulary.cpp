@@ -1,7 +1,7 @@
 // csrc/cpu under plain C names for tests/test_tiles.py and tests/test_vec.py, which compile this file for each ISA.
 #include "cpu/gemm_nt.h"
 #include "cpu/vec.h"
-#if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
+#if defined(LYNX_HAS_TILES)
 #include "cpu/tile_pack.h"
 #endif
 
@@ -48,7 +48,7 @@ void narrow_scalar(const float* x, bf16* y, int64_t n) {
 float sum_of_lanes(const float* x) { return hsum(load(x)); }
 float largest_lane(const float* x) { return hmax(load(x)); }
 
-#if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
+#if defined(LYNX_HAS_TILES)
 using Operand = bf16;
 #else
 using Operand = float;
@@ -67,7 +67,7 @@ void multiply(const Operand* a, const Operand* b, int64_t M, int64_t N, int64_t 
 }
 int64_t scratch_bytes(int64_t M, int64_t K) { return gemm_nt_scratch<Operand>(M, K); }
 
-#if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
+#if defined(LYNX_HAS_TILES)
 
 // c += a @ b with the tile shapes of the 64 bytes at `shapes`; every operand has 64 bytes a row.
 void dot_product(const void* shapes, const void* a, const void* b, void* c) {

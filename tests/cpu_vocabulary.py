@@ -38,7 +38,7 @@ def build_folder() -> Path:
 
 def compile_for(isa: str, source: Path, output: str, *options: str) -> Path:
     """Object or library of one source file with the flags of csrc/cpu/README.md."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler on this machine")
     path = build_folder() / output

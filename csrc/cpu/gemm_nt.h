@@ -7,7 +7,7 @@
 #pragma once
 #include "isa.h"
 
-#if defined(LYNX_EMULATE_TILES) || defined(__AMX_TILE__)
+#if defined(LYNX_HAS_TILES)
 #include "gemm_nt_bf16.h"
 #else
 #include "gemm_nt_f32.h"
