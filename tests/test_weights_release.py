@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from lynx_engine.config import LynxConfig
 from lynx_engine.errors import LynxError
-from lynx_engine.weights import Release, load_release
+from lynx_engine.weights import Release, load_release, read_settings
+from lynx_engine.weights.eva import vision_config
+from lynx_engine.weights.files import TensorFile
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +124,17 @@ def test_depth_is_one_less_than_a_complete_eva_file(release: TinyRelease) -> Non
     assert load_release(**release.files).config.vision.num_layers == 2
     assert load_release(**release.files, overrides=["vit_depth=1"]).config.vision.num_layers == 1
     assert load_release(**release.files, overrides=["vit_depth=3"]).config.vision.num_layers == 3
-    change_pickle(release.vision, {"norm.weight": None, "norm.bias": None})
+    change_pickle(release.vision, {"norm.weight": None, "norm.bias": None, "head.weight": None})
     assert load_release(**release.files).config.vision.num_layers == 3
+
+
+@pytest.mark.parametrize("output_stage", [True, False])
+def test_vit_g_needs_no_settings(tmp_path: Path, output_stage: bool) -> None:
+    shapes = {"patch_embed.proj.weight": (1408, 3, 14, 14), "pos_embed": (1, 257, 1408)}
+    shapes |= {f"blocks.{i}.mlp.fc1.weight": (6144, 1408) for i in range(40)}
+    shapes |= {"norm.weight": (1408,)} if output_stage else {}
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, tmp_path / "eva_vit_g.pth")
+    assert vision_config(TensorFile(tmp_path / "eva_vit_g.pth"), read_settings(None)) == LynxConfig().vision
 
 
 def test_heads_of_a_small_encoder_must_be_given(release: TinyRelease) -> None:

@@ -15,14 +15,16 @@ from .settings import Settings
 
 PREFIX = "vision_encoder."
 _TELLING = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # sizes are read from these
-_VIT_G_WIDTH, _VIT_G_HEADS, _LYNX_IMAGE_SIZE = 1408, 16, 420
+_OUTPUT_STAGE = ("norm.weight", "fc_norm.weight", "head.weight")
+_VIT_G = VisionConfig()
 
 
 def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
     """The encoder's sizes: from the weights, and from `settings` what weights cannot tell.
 
-    Depth: a complete EVA file carries its final norm, and Lynx reads the block before the last (39 of ViT-g's 40);
-    a file without that norm was cut to what is used. `vit_depth` overrides this.
+    Of ViT-g, the authors' encoder, Lynx uses 39 blocks of 40, 16 heads, and 420 px. Of another file with an output
+    stage (final norm, head) it leaves the last block unused likewise; a file without one was cut to what is used.
+    `vit_depth`, `vit_num_heads` and `image_res` go before that.
     """
     missing = [name for name in _TELLING if name not in file.shapes]
     if missing:
@@ -33,12 +35,19 @@ def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
         wanted = f"wanted [width, 3, patch, patch] and [mlp, width], got {list(projection)} and {list(fc1)}"
         raise LynxError(f"{file.path}: patch_embed.proj.weight and blocks.0.mlp.fc1.weight: {wanted}")
     width, patch_size = projection[0], projection[-1]
+    is_vit_g = width == _VIT_G.hidden_size
+    heads = settings.get("vit_num_heads", _VIT_G.num_heads if is_vit_g else None)
+    if heads is None:
+        raise LynxError(
+            f"{file.path}: weights do not tell how many heads a vision encoder of width {width} has; "
+            "give it with --set vit_num_heads=N"
+        )
     return VisionConfig(
-        image_size=settings.get("image_res", _default_image_size(file, width, patch_size)),
+        image_size=settings.get("image_res", _VIT_G.image_size if is_vit_g else _grid(file) * patch_size),
         patch_size=patch_size,
         hidden_size=width,
-        num_layers=settings.get("vit_depth", _depth(file)),
-        num_heads=_num_heads(file, settings, width),
+        num_layers=settings.get("vit_depth", _VIT_G.num_layers if is_vit_g else _depth(file)),
+        num_heads=heads,
         intermediate_size=fc1[0],
         image_mean=_triple(settings, "image_mean", CLIP_MEAN),
         image_std=_triple(settings, "image_std", CLIP_STD),
@@ -47,21 +56,8 @@ def vision_config(file: TensorFile, settings: Settings) -> VisionConfig:
 
 def _depth(file: TensorFile) -> int:
     blocks = num_layers(file.shapes, "blocks.")
-    return blocks - 1 if "norm.weight" in file.shapes and blocks > 1 else blocks
-
-
-def _num_heads(file: TensorFile, settings: Settings, width: int) -> int:
-    heads = settings.get("vit_num_heads", _VIT_G_HEADS if width == _VIT_G_WIDTH else None)
-    if heads is None:
-        raise LynxError(
-            f"{file.path}: weights do not tell how many heads a vision encoder of width {width} has; "
-            "give it with --set vit_num_heads=N"
-        )
-    return int(heads)
-
-
-def _default_image_size(file: TensorFile, width: int, patch_size: int) -> int:
-    return _LYNX_IMAGE_SIZE if width == _VIT_G_WIDTH else _grid(file) * patch_size
+    has_output_stage = any(name in file.shapes for name in _OUTPUT_STAGE)
+    return blocks - 1 if has_output_stage and blocks > 1 else blocks
 
 
 def _triple(settings: Settings, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """The authors' configuration (YAML or JSON, their key names) with `key=value` overrides on top.
 
-Keys that the authors' configuration lacks, because their code has them as constants, and that small models need:
-`vit_num_heads`, `vit_depth`, `bridge_num_heads`, `prefix_attention`.
+Four more keys say what the authors' code has as constants, so that other models than Lynx-8B can be described:
+`vit_num_heads` (weights do not tell it), `vit_depth` (blocks of the vision file that are used), `bridge_num_heads`
+(8 heads of 64 unless told), `prefix_attention` ("causal" or "bidirectional").
 """
 
 from __future__ import annotations
