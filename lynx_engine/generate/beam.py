@@ -88,12 +88,12 @@ class BeamSearch:
         scores = scores + self.log_probs[:, None]
         vocab_size = scores.shape[1]
         if config.do_sample:
-            scores = warp(scores, config).view(len(self.rows), -1)
+            scores = warp(scores, config).reshape(len(self.rows), -1)
             picked = self.task.draw(scores.softmax(-1), 2 * self.width, self.rows)
             best, order = scores.gather(1, picked).sort(dim=1, descending=True, stable=True)
             picked = picked.gather(1, order)
         else:
-            best, picked = scores.view(len(self.rows), -1).topk(2 * self.width, dim=1)
+            best, picked = scores.reshape(len(self.rows), -1).topk(2 * self.width, dim=1)
         return best.tolist(), (picked % vocab_size).tolist(), (picked // vocab_size).tolist()
 
     def _select(self, position: int, log_probs: list[float], tokens: list[int], beams: list[int]) -> list[_Beam]:

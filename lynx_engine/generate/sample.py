@@ -20,9 +20,7 @@ class _Growing:
     finish_reason: str | None = None
 
     def take(self, token: int, task: Task) -> bool:
-        """Add a token to an unfinished answer, or finish it; whether the token became part of it."""
-        if self.finish_reason is not None:
-            return False
+        """Add a token, or end at EOS; whether the token became part of the answer."""
         if token != task.eos_token_id:
             self.token_ids.append(token)
         self.finish_reason = task.finish_reason(token, self.token_ids)
