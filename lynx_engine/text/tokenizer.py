@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,9 +50,12 @@ class Tokenizer:
             self._token_id(special.roles[role].content) for role in ("bos_token", "eos_token", "unk_token", "pad_token")
         )
         self._special_text = {self._token_id(token.content): token.content for token in special.ordered()}
-        self._byte_values = {i: int(self._sp.id_to_piece(i)[3:5], 16) for i in self._ids_where(self._sp.is_byte)}
+        pieces = self._sp.id_to_piece(list(range(self._sp.get_piece_size())))
+        self._byte_values = {
+            i: int(piece[3:5], 16) for i, piece in enumerate(pieces) if piece[:3] == "<0x" and self._sp.is_byte(i)
+        }
         self._byte_ids = {value: i for i, value in self._byte_values.items()}
-        self._reserved = self._find_reserved_pieces()
+        self._reserved = self._find_reserved(pieces)
         self._split_pattern, self._strip_rules = self._compile_splitter()
 
     @classmethod
@@ -200,9 +203,6 @@ class Tokenizer:
         token_id = self._sp.piece_to_id(content)
         return bool(token_id != self._sp.unk_id() or content == self._sp.id_to_piece(token_id))
 
-    def _ids_where(self, condition: Callable[[int], bool]) -> list[int]:
-        return [i for i in range(self._sp.get_piece_size()) if condition(i)]
-
     def _append_listed(self, listed: Sequence[tuple[str, int]]) -> None:
         """Append the tokens of added_tokens.json, less those that the model has; their ids must follow each other."""
         start = len(self)
@@ -219,21 +219,20 @@ class Tokenizer:
             if token.content not in self._added and not self._in_model(token.content):
                 self._added[token.content] = len(self)
 
-    def _find_reserved_pieces(self) -> dict[int, tuple[int, ...]]:
+    def _find_reserved(self, pieces: list[str]) -> dict[int, tuple[int, ...]]:
         """Pieces that text must not become, each with the ids that spell it instead.
 
         sentencepiece never matches its control symbols in text, but it does match user-defined symbols. Reserved are
         those with a special role and those that look like markup, "<image>". (A user-defined symbol has score 0, which
         among learnt pieces only the first one has.)
         """
-        reserved = {}
-        for i in range(self._sp.get_piece_size()):
-            if self._sp.is_control(i) or self._sp.is_unknown(i) or self._sp.is_byte(i):
-                continue
-            piece = self._sp.id_to_piece(i)
-            if i in self._special_text or (self._sp.get_score(i) == 0 and _MARKER.fullmatch(piece)):
-                reserved[i] = self._spell(piece)
-        return reserved
+        scores = self._sp.get_score(list(range(len(pieces))))
+        marked = {i for i, piece in enumerate(pieces) if scores[i] == 0 and _MARKER.fullmatch(piece)}
+        return {
+            i: self._spell(pieces[i])
+            for i in marked | self._special_text.keys() - self._added_text.keys()
+            if not (self._sp.is_control(i) or self._sp.is_unknown(i) or self._sp.is_byte(i))
+        }
 
     def _spell(self, piece: str) -> tuple[int, ...]:
         """`piece` as byte tokens, or as one-character pieces where the model has no byte fallback."""
