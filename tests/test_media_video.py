@@ -195,8 +195,14 @@ def test_sound_without_pictures(tmp_path: Path) -> None:
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(LynxError, match="has no video in it"):
+    with pytest.raises(LynxError, match="has no video in it that can be decoded"):
         load_video(path, 5)
+
+
+def test_video_of_an_unknown_codec(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "clip.webm", 3, "libvpx-vp9").read_bytes()
+    with pytest.raises(LynxError, match=r"^video: has no video in it that can be decoded"):
+        load_video(content.replace(b"V_VP9", b"V_XX9"), 5)
 
 
 def test_video_without_frames(tmp_path: Path) -> None:

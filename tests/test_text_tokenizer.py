@@ -73,6 +73,18 @@ def test_every_recorded_string_of_the_fixture(fixtures_dir: Path) -> None:
         assert tokenizer.decode(case["ids"], skip_special_tokens=False) == case["keep_special"]
 
 
+def test_input_ids_of_the_end_to_end_runs(fixtures_dir: Path) -> None:
+    folder = fixtures_dir / "T4"
+    tokenizer = Tokenizer.from_folder(folder / "data" / "vicuna-7b")
+    config = json.loads((folder / "lynx_config.json").read_text())
+    for run in json.loads((folder / "e2e.json").read_text()):
+        settings = {**config, **run["overrides"]}
+        rows = [json.loads(line) for line in (folder / run["test_file"]).read_text().splitlines()]
+        texts = [render(settings["prompt"], row, settings["lower_text"], release_compat=True) for row in rows]
+        ids = [tokenizer.encode(text, max_tokens=settings["max_input_tokens"], release_compat=True) for text in texts]
+        assert ids == run["input_ids"]
+
+
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("case", FOLDERS, ids=lambda case: case["name"])
 def test_folders_as_hugging_face_reads_them(tmp_path: Path, case: dict[str, Any], saved: bool) -> None:
@@ -181,6 +193,17 @@ def test_text_never_becomes_a_special_token(tokenizer: Tokenizer, text: str) -> 
     ids = tokenizer.encode(text)
     assert ids[0] == 1 and not tokenizer.special_token_ids & set(ids[1:])
     assert tokenizer.decode(ids) == text.replace("\u2581", " ")
+
+
+def test_ordinary_text_gives_the_ids_of_the_authors(tokenizer: Tokenizer) -> None:
+    ordinary = [case for case in CASES["encode"] if case["max_input_tokens"] == 40 and case["input_ids"][0] == 1]
+    checked = 0
+    for case in ordinary:
+        text = render(case["prompt"], case, case["lower_text"])
+        if "</s>" not in text and "[PAD]" not in text and "<s>" not in text:
+            assert tokenizer.encode(text, max_tokens=40) == case["input_ids"]
+            checked += 1
+    assert checked >= 12
 
 
 def test_text_never_becomes_a_special_token_whatever_is_glued_together(tokenizer: Tokenizer) -> None:

@@ -89,8 +89,8 @@ def _open(source: FileSource, name: str) -> Iterator[tuple[InputContainer, Video
     try:
         with av.open(file, options=options, metadata_errors="ignore") as container:
             stream = container.streams.best("video")
-            if stream is None or stream.width == 0:
-                raise LynxError(f"{name}: has no video in it, or is truncated")
+            if stream is None or stream.codec_context is None or stream.width == 0:
+                raise LynxError(f"{name}: has no video in it that can be decoded, or is truncated")
             check_pixels(stream.width, stream.height, name)
             stream.thread_type = "AUTO"
             yield container, stream
