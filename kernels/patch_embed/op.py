@@ -71,30 +71,21 @@ class _PatchEmbed(torch.autograd.Function):
 
 
 def _check(
-    image: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    pos_embed: Tensor,
-    cls_token: Tensor,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    image: Tensor, weight: Tensor, bias: Tensor, pos_embed: Tensor, cls_token: Tensor, *normalisation: Any
 ) -> None:
     contract = Contract("patch_embed")
     contract.expect("weight", weight, "D 3 P P")
     contract.expect("bias", bias, "D")
     contract.expect("cls_token", cls_token, "1 1 D")
     contract.expect("pos_embed", pos_embed, "1 T D")
-    _check_image(image, weight.shape[-1], pos_embed.shape[1])
-    if not weight.dtype.is_floating_point:
-        raise LynxError(f"patch_embed: weight must be of a floating type, got {weight.dtype}")
+    if not weight.dtype.is_floating_point or weight.shape[-1] == 0:
+        got = f"{weight.dtype} {list(weight.shape)}"
+        raise LynxError(f"patch_embed: weight must be of a floating type with patches of at least 1x1, got {got}")
     for name, tensor in (("bias", bias), ("pos_embed", pos_embed), ("cls_token", cls_token)):
         if tensor.dtype != weight.dtype:
             raise LynxError(f"patch_embed: {name} must be {weight.dtype} as weight is, got {tensor.dtype}")
-    if (mean is None) != (std is None):
-        raise LynxError("patch_embed: mean and std must be given both or neither")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != 3:
-            raise LynxError(f"patch_embed: {name} must be 3 numbers, one a channel, got {len(values)}")
+    _check_image(image, weight.shape[-1], pos_embed.shape[1])
+    _check_normalisation(*normalisation)
 
 
 def _check_image(image: Tensor, patch_size: int, positions: int) -> None:
@@ -114,6 +105,14 @@ def _check_image(image: Tensor, patch_size: int, positions: int) -> None:
         )
 
 
+def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if (mean is None) != (std is None):
+        raise LynxError("patch_embed: mean and std must be given both or neither")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != 3:
+            raise LynxError(f"patch_embed: {name} must be 3 numbers, one a channel, got {len(values)}")
+
+
 def _channels_first(image: Tensor) -> Tensor:
     return image.permute(0, 3, 1, 2) if image.dtype == torch.uint8 else image
 
@@ -130,7 +129,7 @@ def _refusals(dtypes: frozenset[torch.dtype], image: Tensor, *args: Any) -> Sequ
 def _native(kernel: Callable[..., None], image: Tensor, *args: Any) -> Tensor:
     *parameters, mean, std = args
     weight, _, pos_embed, _ = parameters
-    out = weight.new_empty(image.shape[0], pos_embed.shape[1], weight.shape[0])
+    out = torch.empty(image.shape[0], pos_embed.shape[1], weight.shape[0], dtype=weight.dtype)
     kernel(_channels_first(image), *[p.contiguous() for p in parameters], mean, std, out)
     return out
 
