@@ -18,6 +18,7 @@ from lynx_engine.errors import LynxError
 from lynx_engine.model import LynxModel
 from lynx_engine.text import Tokenizer
 from lynx_engine.weights import (
+    Conversion,
     convert,
     load_folder,
     load_tensors_into,
@@ -61,21 +62,43 @@ def test_bfloat16_is_each_float32_rounded_once(tmp_path: Path, release: TinyRele
     assert all(torch.equal(widened[name], tensor.bfloat16().float()) for name, tensor in release.tensors.items())
 
 
-def test_t4_converted_and_loaded(tmp_path: Path, fixtures_dir: Path) -> None:
-    case = fixtures_dir / "T4"
-    done = convert(
+def convert_t4(case: Path, out: Path, dtype: str) -> Conversion:
+    return convert(
         vision=case / "data" / "eva_vit_g.pth",
         llm=case / "data" / "vicuna-7b",
         checkpoint=case / "data" / "finetune_lynx.pt",
-        out=tmp_path / "t4",
+        out=out,
         config=case / "lynx_config.json",
         overrides=["vit_num_heads=4"],
+        dtype=dtype,
     )
+
+
+def test_t4_converted_and_loaded(tmp_path: Path, fixtures_dir: Path) -> None:
+    case = fixtures_dir / "T4"
+    done = convert_t4(case, tmp_path / "t4", "float32")
     resized = load_file(case / "pos_embed.safetensors")["vision_encoder.pos_embed"]
     assert torch.equal(load_folder(done.folder).vision_encoder.pos_embed, resized)
     assert done.config.vision.num_layers == 2
     assert len(Tokenizer.from_folder(done.folder)) == done.config.llm.vocab_size == 301
     assert read_settings_of(done.folder)["num_beams"] == 5
+
+
+@pytest.mark.parametrize(("dtype", "mean", "most"), [("float32", 1e-5, 5e-4), ("bfloat16", 0.03, 0.5)])
+def test_t4_answers_as_the_authors_code(
+    tmp_path: Path, fixtures_dir: Path, dtype: str, mean: float, most: float
+) -> None:
+    case = fixtures_dir / "T4"
+    model = load_folder(convert_t4(case, tmp_path / "t4", dtype).folder)
+    wanted = load_file(case / "act_batch3.safetensors")
+    with torch.inference_mode():
+        vision = model.encode_images(wanted["vision"].float())
+        hidden = model.decode(
+            model.embed(wanted["input_ids"], vision), wanted["attention_mask"], wanted["position_ids"]
+        )
+        error = (model.logits(hidden).float() - wanted["llm.logits"])[wanted["attention_mask"] == 1].abs()
+    assert error.mean() < mean
+    assert error.max() < most
 
 
 def test_parameters_lie_in_the_mapped_shards(folder: Path) -> None:
