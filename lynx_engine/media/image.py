@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs:
 # Formats that Pillow decodes itself; EPS, for one, would start Ghostscript on a stranger's file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "MPO", "PCX", "QOI", "TGA")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+_WARNINGS_LOCK = threading.Lock()
 _MAX_RESIZED_PIXELS = 1 << 24  # beyond it (64 MiB in Pillow) only the middle of an enlarged image is computed
 
 
@@ -68,7 +70,7 @@ def open_image(source: FileSource, name: str) -> Iterator[Image.Image]:
         file: Any = io.BytesIO(source)
     else:
         file = check_file(source, "an image")
-    with readable(name):
+    with readable(name), _pillow_warnings():
         image = Image.open(file, formats=_available_formats())
     with image:
         yield image
@@ -142,7 +144,8 @@ def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequen
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        with _pillow_warnings():
+            return ImageOps.exif_transpose(image)
     except (ValueError, TypeError, KeyError, SyntaxError, OSError, OverflowError):
         return image  # Cameras write unreadable EXIF blocks; the picture itself is whole.
 
@@ -177,13 +180,19 @@ def _available_formats() -> tuple[str, ...]:
 
 
 @contextmanager
+def _pillow_warnings() -> Iterator[None]:
+    """Raise Pillow's warning of a decompression bomb; drop its remarks on metadata."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():  # the filters are the whole process's
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
 def readable(name: str) -> Iterator[None]:
     """Turn what Pillow raises on damaged or hostile files into a LynxError; its plugins raise a dozen types."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # remarks on metadata; what matters is raised
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except LynxError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
