@@ -139,8 +139,13 @@ class LynxConfig:
     name: str = "lynx_8b"
 
     def __post_init__(self) -> None:
-        _check(self.adapter_freq is None or self.adapter_freq >= 1, f"adapter_freq must be >= 1 or None, got {self.adapter_freq}")
-        _check(self.num_frames is None or self.num_frames >= 1, f"num_frames must be >= 1 or None, got {self.num_frames}")
+        _check(
+            self.adapter_freq is None or self.adapter_freq >= 1,
+            f"adapter_freq must be >= 1 or None, got {self.adapter_freq}",
+        )
+        _check(
+            self.num_frames is None or self.num_frames >= 1, f"num_frames must be >= 1 or None, got {self.num_frames}"
+        )
         _check(
             self.prefix_attention in ("causal", "bidirectional"),
             f"prefix_attention must be 'causal' or 'bidirectional', got {self.prefix_attention!r}",

@@ -58,6 +58,7 @@ class Op:
         self._reference = reference
         self._native = native
         self._refusals = refusals
+        self.last_used: str | None = None
         _OPS[name] = self
 
     @functools.cached_property
@@ -75,7 +76,9 @@ class Op:
         )
 
     def __call__(self, backend: str, *args: Any) -> Any:
-        return self.choose(backend, *args).run(*args)
+        chosen = self.choose(backend, *args)
+        self.last_used = chosen.name
+        return chosen.run(*args)
 
     def choose(self, backend: str, *args: Any) -> Backend:
         """The backend for this call. LynxError with all reasons if none of those asked for can run it."""

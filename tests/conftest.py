@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_release import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +18,9 @@ def fixtures_dir() -> Path:
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"reference fixtures are not at {folder}; set LYNX_FIXTURES to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_model() -> bytes:
+    """A small sentencepiece model with byte fallback, as LLaMA's."""
+    return train_tokenizer()

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lynx_engine import Lynx
 from lynx_engine.config import BridgeConfig, LlamaConfig, LynxConfig, VisionConfig
+from lynx_engine.model import LynxModel
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,21 @@ def config_from_manifest(values: dict[str, Any]) -> LynxConfig:
         num_frames=lynx["data"]["num_frames"] if lynx["video_encoding"] else None,
         name="fixture",
     )
+
+
+def build_model(recorded: Case) -> LynxModel:
+    """The recorded model, ready to run: from its weights, or for T4 from the authors' three files."""
+    if not (recorded.folder / "weights.safetensors").exists():
+        return Lynx.from_release(
+            vision=recorded.folder / "data/eva_vit_g.pth",
+            llm=recorded.folder / "data/vicuna-7b",
+            checkpoint=recorded.folder / "data/finetune_lynx.pt",
+            config=json.loads((recorded.folder / "lynx_config.json").read_text()),
+            overrides=[f"vit_num_heads={recorded.manifest['config']['vit']['num_heads']}"],
+        ).model
+    with torch.device("meta"):
+        model = LynxModel(recorded.config)
+    weights = {name: tensor for name, tensor in recorded.weights().items() if not name.endswith("inv_freq")}
+    model.load_state_dict(weights, assign=True)
+    model.freeze()
+    return model

@@ -8,9 +8,7 @@ from lynx_engine.model import LynxModel, init_parameters
 SMALL = LynxConfig(
     vision=VisionConfig(image_size=28, hidden_size=24, num_layers=2, num_heads=2, intermediate_size=40),
     bridge=BridgeConfig(num_layers=1, num_latents=3, num_heads=2, head_dim=8),
-    llm=LlamaConfig(
-        vocab_size=50, hidden_size=32, num_layers=3, num_heads=2, intermediate_size=48, pad_token_id=49
-    ),
+    llm=LlamaConfig(vocab_size=50, hidden_size=32, num_layers=3, num_heads=2, intermediate_size=48, pad_token_id=49),
     adapter_freq=2,
     num_frames=2,
     name="small",

@@ -21,8 +21,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"ops"}),
     frozenset({"model", "text", "media", "weights"}),
     frozenset({"generate"}),
-    frozenset({"lynx", "__init__"}),
-    frozenset({"train", "serve", "eval", "demo", "chat", "info"}),
+    frozenset({"lynx"}),
+    frozenset({"chat"}),
+    frozenset({"__init__"}),
+    frozenset({"train", "serve", "eval", "demo", "info"}),
     frozenset({"cli", "__main__"}),
 )
 LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor}

@@ -52,7 +52,7 @@ def test_larger_presets_keep_llamas_head_dim(name):
 def test_init_is_reproducible_and_as_drawn_by_the_authors():
     first, second = small_model(seed=3), small_model(seed=3)
     other = small_model(seed=4)
-    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters()):
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         assert a.unique().numel() == 1 or not torch.equal(a, c), name
     layer = first.LLM.model.layers[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_release import TINY, TinyRelease, change_pickle, make_release, train_tokenizer, write_llama_config
+from tiny_release import TINY, TinyRelease, change_pickle, make_release, write_llama_config
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,11 +20,6 @@ from lynx_engine.errors import LynxError
 from lynx_engine.weights import Release, load_release, read_settings
 from lynx_engine.weights.eva import vision_config
 from lynx_engine.weights.files import TensorFile
-
-
-@pytest.fixture(scope="module")
-def tokenizer_model() -> bytes:
-    return train_tokenizer()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def _init_vision(encoder: VisionEncoder, generator: torch.Generator) -> None:
     proj = encoder.patch_embed.proj
     _kaiming(proj.weight, generator)
     bound = 1 / math.sqrt(proj.weight[0].numel())
+    assert proj.bias is not None
     _uniform(proj.bias, bound, generator)
     for depth, block in enumerate(encoder.blocks, start=1):
         for linear in (m for m in block.modules() if isinstance(m, nn.Linear)):

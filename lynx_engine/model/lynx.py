@@ -88,7 +88,9 @@ class LynxModel(nn.Module):
         """[vision tokens | token embeddings]: [B, L + T, H]."""
         vocab_size = self.config.llm.vocab_size
         if input_ids.numel() and not (0 <= int(input_ids.min()) and int(input_ids.max()) < vocab_size):
-            raise LynxError(f"input_ids must be in [0, {vocab_size}), got {int(input_ids.min())}..{int(input_ids.max())}")
+            raise LynxError(
+                f"input_ids must be in [0, {vocab_size}), got {int(input_ids.min())}..{int(input_ids.max())}"
+            )
         text = self.LLM.model.embed_tokens(input_ids)
         if vision is None:
             return text
@@ -171,4 +173,6 @@ class LynxModel(nn.Module):
         frame = (side, side, 3) if pixels.dtype == torch.uint8 else (3, side, side)
         wanted = (*lead, *frame)
         if tuple(pixels.shape[1:]) != wanted:
-            raise LynxError(f"{name} must be {pixels.dtype} [B, {', '.join(map(str, wanted))}], got {list(pixels.shape)}")
+            raise LynxError(
+                f"{name} must be {pixels.dtype} [B, {', '.join(map(str, wanted))}], got {list(pixels.shape)}"
+            )

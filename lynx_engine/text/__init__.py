@@ -1,5 +1,6 @@
 """Text in and out: tokenizer, prompts, streaming."""
 
+from .padding import pad_rows
 from .prompts import PROMPT, encode_chat, render, render_chat
 from .special_tokens import SpecialToken, SpecialTokens
 from .stream import TextStream
@@ -12,6 +13,7 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "encode_chat",
+    "pad_rows",
     "render",
     "render_chat",
 ]

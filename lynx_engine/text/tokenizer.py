@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 
 from ..errors import LynxError
+from .padding import pad_rows
 from .special_tokens import SpecialToken, SpecialTokens, read_special_tokens
 
 PAD_TOKEN = "[PAD]"
@@ -136,16 +137,7 @@ class Tokenizer:
 
     def pad(self, rows: Sequence[Sequence[int]], side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
         """Stack rows of unequal length: (input_ids, attention_mask), int64 [len(rows), longest], mask 0 on pads."""
-        if side not in ("left", "right"):
-            raise LynxError(f"padding side must be 'left' or 'right', got {side!r}")
-        longest = max(map(len, rows), default=0)
-        input_ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.int64)
-        attention_mask = torch.zeros_like(input_ids)
-        for i, row in enumerate(rows):
-            columns = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-            input_ids[i, columns] = torch.tensor(row, dtype=torch.int64)
-            attention_mask[i, columns] = 1
-        return input_ids, attention_mask
+        return pad_rows(rows, self.pad_token_id, side)
 
     def _encode_plain(self, text: str) -> list[int]:
         """Ids of `text` in which no id is a control token: such pieces are spelled out."""
