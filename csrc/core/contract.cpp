@@ -45,6 +45,7 @@ void Contract::expect_shape(const char* argument, const Tensor& tensor, std::ini
 void Contract::expect_layout(const char* argument, const Tensor& tensor, Layout layout) const {
   if (layout == Layout::strided) return;
   const int last = tensor.ndim() - 1;
+  if (tensor.numel() == 0) return;
   const bool fits = layout == Layout::contiguous ? tensor.is_contiguous()
                                                  : last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1;
   if (fits) return;

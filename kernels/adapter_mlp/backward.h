@@ -2,7 +2,7 @@
 //
 //   n = LN(x)             [T, D]    pre = n down^T + b_down    [T, R]    h = silu(pre)    y = x + s (h up^T + b_up)
 //   g = dy up             [T, R]    d_pre = s g silu'(pre)               d_n = d_pre down
-//   d_up   = s dy^T h     [D, R]    d_b_up   = s sum_t dy                d_s = sum h g + b_up . sum_t dy
+//   d_up   = s dy^T h     [D, R]    d_b_up   = s sum_t dy                d_s = sum h g + sum dy b_up
 //   d_down = d_pre^T n    [R, D]    d_b_down = sum_t d_pre
 //   d_norm_weight = sum_t d_n unit(x)                d_norm_bias = sum_t d_n
 //   d_x    = dy + rstd (w d_n - mean(w d_n) - unit(x) mean(w d_n unit(x)))
@@ -56,7 +56,10 @@ int64_t backward_workspace(const BackwardParams& p) {
 template <class Element>
 struct BackwardTensors {
   const Element *dy, *x, *norm_weight, *norm_bias, *down_weight, *down_bias, *up_weight, *up_bias;
-  float scaling;
+  // A finite s multiplies the products' results. An infinite or NaN one must meet their terms one by one, as in the
+  // reference: inf * (a + b) is infinite where inf * a + inf * b is NaN.
+  float scaling, scale_last;
+  bool scale_first;
   Element *dx, *d_norm_weight, *d_norm_bias, *d_down_weight, *d_down_bias, *d_up_weight, *d_up_bias, *d_scaling;
 
   explicit BackwardTensors(const BackwardParams& p)
@@ -69,6 +72,8 @@ struct BackwardTensors {
         up_weight(in(p.weights.up_weight)),
         up_bias(in(p.weights.up_bias)),
         scaling(to_float(*in(p.weights.scaling))),
+        scale_last(__builtin_isfinite(scaling) ? scaling : 1.0f),
+        scale_first(!__builtin_isfinite(scaling)),
         dx(out(p.dx)),
         d_norm_weight(out(p.d_norm_weight)),
         d_norm_bias(out(p.d_norm_bias)),
@@ -104,26 +109,49 @@ void recompute(const BackwardParams& p, const BackwardTensors<Element>& t, const
   gemm_nt(s.normed, p.D, t.down_weight, p.D, p.T, p.R, p.D, s.products, activate);
 }
 
-/// back = g = dy up, d_pre = s g slope, row_dot[t] = sum_r h g
-template <class Element, class Operand>
-void through_up(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  copy_rows(t.dy, p.dy_stride, p.T, p.D, s.dy);
-  transpose(t.dy, p.dy_stride, p.T, p.D, s.dy_t);
-  transpose(t.up_weight, p.R, p.D, p.R, s.up_t);
+template <class A, class B>
+LYNX_INLINE float row_dot(const A* a, const B* b, int64_t count) {
+  Vec sum = zero();
+  for_vectors(count, [&](int64_t i, int64_t n) { sum = fma(load_some(a + i, n), load_some(b + i, n), sum); });
+  return hsum(sum);
+}
+
+template <class Operand>
+LYNX_INLINE void scale_row(float factor, Operand* row, int64_t count) {
+  for_vectors(count, [&](int64_t i, int64_t n) { store_some(row + i, mul(set1(factor), load_some(row + i, n)), n); });
+}
+
+/// back = dy up
+template <class Operand>
+void multiply_by_up(const BackwardParams& p, const BackwardScratch<Operand>& s) {
   const auto keep = [&](int64_t row, int64_t r, int64_t count, const float* sums) {
     for_vectors(count,
                 [&](int64_t i, int64_t n) { store_some(s.back + row * p.R + r + i, load_some(sums + i, n), n); });
   };
   gemm_nt(s.dy, p.D, s.up_t, p.D, p.T, p.R, p.D, s.products, keep);
+}
+
+/// dy and its transpose as operands, row_dot[t] = sum_r h g + sum_d dy b_up, d_pre = s g slope
+template <class Element, class Operand>
+void through_up(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
+  copy_rows(t.dy, p.dy_stride, p.T, p.D, s.dy);
+  transpose(t.up_weight, p.R, p.D, p.R, s.up_t);
+  multiply_by_up(p, s);
+  for_rows(p.T, p.D + p.R, [&](int64_t row) {
+    const float hidden_part = row_dot(s.back + row * p.R, s.hidden + row * p.R, p.R);
+    s.row_dot[row] = hidden_part + row_dot(t.dy + row * p.dy_stride, t.up_bias, p.D);
+  });
+  if (t.scale_first) {
+    for_rows(p.T, p.D, [&](int64_t row) { scale_row(t.scaling, s.dy + row * p.D, p.D); });
+    multiply_by_up(p, s);
+  }
+  transpose(s.dy, p.D, p.T, p.D, s.dy_t);
   for_rows(p.T, p.R, [&](int64_t row) {
-    Vec dot = zero();
     for_vectors(p.R, [&](int64_t i, int64_t n) {
       const int64_t at = row * p.R + i;
-      const Vec g = load_some(s.back + at, n);
-      dot = fma(g, load_some(s.hidden + at, n), dot);
-      store_some(s.d_pre + at, mul(mul(set1(t.scaling), g), load_some(s.slope + at, n)), n);
+      const Vec d_hidden = mul(set1(t.scale_last), load_some(s.back + at, n));
+      store_some(s.d_pre + at, mul(d_hidden, load_some(s.slope + at, n)), n);
     });
-    s.row_dot[row] = hsum(dot);
   });
 }
 
@@ -149,13 +177,9 @@ void weight_gradient(const Operand* a, const Operand* b, int64_t M, int64_t N, i
 template <class Element, class Operand>
 void up_gradients(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
   transpose(s.hidden, p.R, p.T, p.R, s.hidden_t);
-  weight_gradient(s.dy_t, s.hidden_t, p.D, p.R, p.T, t.scaling, s.products, t.d_up_weight);
+  weight_gradient(s.dy_t, s.hidden_t, p.D, p.R, p.T, t.scale_last, s.products, t.d_up_weight);
+  for (int64_t d = 0; d < p.D; ++d) assign(t.d_up_bias[d], t.scale_last * row_sum(s.dy_t + d * p.T, p.T));
   double d_scaling = 0.0;
-  for (int64_t d = 0; d < p.D; ++d) {
-    const float sum = row_sum(s.dy_t + d * p.T, p.T);
-    d_scaling += static_cast<double>(sum) * to_float(t.up_bias[d]);
-    assign(t.d_up_bias[d], t.scaling * sum);
-  }
   for (int64_t row = 0; row < p.T; ++row) d_scaling += s.row_dot[row];
   assign(*t.d_scaling, static_cast<float>(d_scaling));
 }

@@ -1,0 +1,121 @@
+"""Every op is a real op to torch: opcheck, gradcheck, torch.compile, torch.export, meta tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from op_yardstick import draw, map_floats, output_and_gradients
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from lynx_engine import ops
+from lynx_engine.cases import Case, Suite
+
+
+def small_case(suite: Suite) -> Case:
+    """The smallest case with something in it."""
+    filled = [c for c in suite.cases if all(t.numel() for t in tensors_of(draw(c, torch.float64, 0)).values())]
+    return min(filled, key=lambda c: sum(t.numel() for t in tensors_of(draw(c, torch.float64, 0)).values()))
+
+
+def tensors_of(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+
+
+SUITES = [pytest.param(suite, id=f"{i}-{suite.op}") for i, suite in enumerate(ops.suites())]
+
+
+class Recorder(TorchDispatchMode):
+    """Remembers every call of an op of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "lynx":
+            self.calls.append((func, tree_map_only(Tensor, Tensor.detach, args)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_opcheck(suite: Suite, dtype: torch.dtype) -> None:
+    """Schema, shape function and dispatch of every torch op that a forward and a backward call go through."""
+    with Recorder() as recorder:
+        output_and_gradients(suite.function, draw(small_case(suite), dtype, 0), suite.differentiable)
+    names = {func.__name__ for func, _ in recorder.calls}
+    assert any("backward" in name for name in names) and any("backward" not in name for name in names)
+    for func, args in recorder.calls:
+        torch.library.opcheck(func, args)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_gradcheck(suite: Suite) -> None:
+    arguments = draw(small_case(suite), torch.float64, 0)
+    leaves = [arguments[name].requires_grad_() for name in suite.differentiable]
+
+    def function(*values: Tensor) -> Tensor:
+        return suite.function(**{**arguments, **dict(zip(suite.differentiable, values, strict=True))})
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def shifted(suite: Suite) -> Callable[..., Tensor]:
+    """The op between two others, as in a model."""
+
+    def function(**arguments: Any) -> Tensor:
+        first = suite.differentiable[0]
+        return suite.function(**{**arguments, first: arguments[first] * 2}) + 1
+
+    return function
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_compiles_whole_with_gradients(suite: Suite) -> None:
+    torch._dynamo.reset()
+    arguments = draw(small_case(suite), torch.float32, 0)
+    compiled = torch.compile(shifted(suite), fullgraph=True, backend="aot_eager")
+    actual = output_and_gradients(compiled, arguments, suite.differentiable)
+    expected = output_and_gradients(shifted(suite), arguments, suite.differentiable)
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_exports(suite: Suite) -> None:
+    arguments = draw(small_case(suite), torch.float32, 0)
+
+    class Module(torch.nn.Module):
+        def forward(self, **tensors: Tensor) -> Tensor:
+            return shifted(suite)(**{**arguments, **tensors})
+
+    program = torch.export.export(Module(), (), kwargs=tensors_of(arguments))
+    assert any(f"lynx.{suite.op}" in str(node.target) for node in program.graph.nodes)
+    assert torch.equal(program.module()(**tensors_of(arguments)), shifted(suite)(**arguments))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_meta_tensors_give_shape_dtype_and_strides(suite: Suite, dtype: torch.dtype) -> None:
+    for case in suite.cases:
+        if case.bench:
+            continue
+        arguments = draw(case, dtype, 0)
+        real = suite.function(**arguments)
+        on_meta = {name: t.to("meta") for name, t in tensors_of(arguments).items()}
+        fake = suite.function(**{**arguments, **on_meta})
+        assert fake.device.type == "meta"
+        assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride()), case.name
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_half_and_double_run_on_the_reference(suite: Suite) -> None:
+    """float16 and float64 have no kernel: "auto" takes the reference, in its arithmetic."""
+    for dtype in (torch.float16, torch.float64):
+        arguments = map_floats(draw(small_case(suite), torch.float32, 0), lambda t, to=dtype: t.to(to))
+        assert torch.equal(suite.function(**arguments), suite.reference(**arguments))
