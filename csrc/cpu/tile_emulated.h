@@ -94,8 +94,7 @@ inline void dp_row_bf16(Tile& c, const Tile& a, const Tile& b, int m, int pairs,
   _mm512_store_ps(c.rows[m], _mm512_maskz_mov_ps(in_row, sum));
 }
 
-/// TDPBF16PS neither reads nor writes MXCSR: it rounds to nearest even, flushes denormals and raises nothing.
-/// Out of line, so that no arithmetic moves over the two writes of MXCSR.
+/// Out of line, so that no arithmetic moves over the writes of MXCSR around it.
 __attribute__((noinline)) inline void dp_bf16(int c, int a, int b) {
   fault_unless(is_configured(a) && is_configured(b) && is_configured(c));
   fault_unless(rows_of(c) == rows_of(a) && bytes_of(c) == bytes_of(b) && bytes_of(a) == 4 * rows_of(b));
@@ -105,16 +104,21 @@ __attribute__((noinline)) inline void dp_bf16(int c, int a, int b) {
   }
 }
 
-template <int C, int A, int B>
-LYNX_INLINE void tile_dp_bf16() {
-  static_assert(C != A && C != B && A != B, "tdpbf16ps needs three different tiles");
+/// TDPBF16PS neither reads nor writes MXCSR: it rounds to nearest even, flushes denormals and raises nothing.
+inline void dp_bf16_flushed(int c, int a, int b) {
   constexpr unsigned kFlushMaskAllNearest = 0x9fc0;  // FTZ, every exception masked, round to nearest even, DAZ
   const unsigned saved = _mm_getcsr();
   _mm_setcsr(kFlushMaskAllNearest);
   asm volatile("" ::: "memory");
-  dp_bf16(C, A, B);
+  dp_bf16(c, a, b);
   asm volatile("" ::: "memory");
   _mm_setcsr(saved);
+}
+
+template <int C, int A, int B>
+LYNX_INLINE void tile_dp_bf16() {
+  static_assert(C != A && C != B && A != B, "tdpbf16ps needs three different tiles");
+  dp_bf16_flushed(C, A, B);
 }
 
 }  // namespace lynx::LYNX_ISA
