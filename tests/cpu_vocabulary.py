@@ -32,8 +32,9 @@ NEEDS = {
 
 
 @functools.cache
-def build_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lynx-vocabulary-"))
+def build_folder() -> tempfile.TemporaryDirectory[str]:
+    """Lives as long as the test process."""
+    return tempfile.TemporaryDirectory(prefix="lynx-vocabulary-")
 
 
 def compile_for(isa: str, source: Path, output: str, *options: str) -> Path:
@@ -41,9 +42,11 @@ def compile_for(isa: str, source: Path, output: str, *options: str) -> Path:
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler on this machine")
-    path = build_folder() / output
+    path = Path(build_folder().name) / output
     flags = ("-std=c++17", "-ffp-contract=off", "-fPIC", "-w", f"-I{ROOT / 'csrc'}", *FLAGS[isa], *options)
-    subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True, capture_output=True, text=True)
+    command = [compiler, *flags, str(source), "-o", str(path)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     return path
 
 
