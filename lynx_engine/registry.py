@@ -17,7 +17,7 @@ from . import native
 from .env import settings
 from .errors import LynxError
 
-LIBRARY = torch.library.Library("lynx", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY = torch.library.Library("lynx", "FRAGMENT")
 REFERENCE = "reference"
 
 
@@ -138,8 +138,8 @@ def refresh() -> None:
 def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
     """Gives torch the op `lynx::<schema>` for every device, with its shape function; returns the op to call."""
     name = schema.split("(")[0]
-    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lynx::{name}", fake, lib=LIBRARY)
     return getattr(torch.ops.lynx, name).default
 

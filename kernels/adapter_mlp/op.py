@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def adapter_mlp(
     """
     tensors = (x, norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return cast(Tensor, _AdapterMlp.apply(*tensors, eps, backend))  # type: ignore[no-untyped-call]
+        return _AdapterMlp.apply(*tensors, eps, backend)
     return _forward(*tensors, eps, backend)
 
 

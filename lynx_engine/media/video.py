@@ -184,7 +184,7 @@ def _decode_numbered(
 def _to_image(frame: VideoFrame, name: str) -> Image.Image:
     """RGB, turned the way the recording device says."""
     check_pixels(frame.width, frame.height, name)
-    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    image: Image.Image = frame.to_image()
     side_data: Any = frame.side_data
     matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
