@@ -106,15 +106,12 @@ class Op:
 
     def why(self, *args: Any, backend: str = "auto") -> str:
         """One line a backend: chosen, able, or refused with every reason. Takes the op's positional arguments."""
-        allowed = {b.name for b in self.candidates(backend)}
-        chosen = False
+        allowed = self.candidates(backend)
+        chosen = next((candidate for candidate in allowed if not candidate.refusals(*args)), None)
         lines = [self.name]
         for candidate in self.backends:
-            reasons = list(candidate.refusals(*args))
-            if candidate.name not in allowed:
-                reasons.append("not asked for")
-            verdict = f"refused: {'; '.join(reasons)}" if reasons else "able" if chosen else "chosen"
-            chosen = chosen or not reasons
+            reasons = candidate.refusals(*args) + ([] if candidate in allowed else ["not asked for"])
+            verdict = f"refused: {'; '.join(reasons)}" if reasons else "chosen" if candidate is chosen else "able"
             lines.append(f"  {candidate.name:<12} {verdict}")
         return "\n".join(lines)
 

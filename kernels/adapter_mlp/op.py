@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lynx_engine.contract import Contract
+from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
 from .reference import adapter_mlp_reference
@@ -77,6 +78,8 @@ def _check_shapes(*tensors: Tensor) -> None:
 
 def _rows(x: Tensor) -> Tensor:
     """[..., D] as [T, D] with contiguous rows: a view wherever one exists."""
+    if x.dim() == 0:
+        raise LynxError("adapter_mlp: x must be [..., D], got []")
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
