@@ -45,7 +45,7 @@ def patch_embed(
     Gradients: weight, bias, pos_embed, cls_token, and a floating image. float32 and bfloat16 have kernels.
 
     LynxError: H or W is no multiple of P, shapes that do not agree, or a `backend` that cannot run the call.
-    Source: Lynx (arXiv 2307.02469) section 2.2; EVA (arXiv 2211.07636).
+    Source: EVA (arXiv 2211.07636), whose ViT-g/14 is the vision encoder of Lynx (arXiv 2307.02469).
     """
     tensors = (image, weight, bias, pos_embed, cls_token)
     normalisation = (None if mean is None else list(mean), None if std is None else list(std))
