@@ -1,11 +1,11 @@
-// Backward in two passes that recompute P = exp(S - lse), each writing its own rows: no atomics, one order of sums.
+// Backward in two passes that recompute P = exp(S - m) / l, each writing its own rows: no atomics, one order of sums.
 //
 //   delta_i = dO_i . O_i      dS = P * (dO V^T - delta) * scale
 //   backward_q,  a block of queries over the keys:      dQ = dS K
 //   backward_kv, a block of keys over the queries:      dV = P^T dO,   dK = dS^T Q   (S^T = K Q^T, so rows are keys)
 //
 // A hidden score is a constant, so is one that the floor replaced: both are `lowest`, and their dS is 0. A row of nothing
-// else has lse = lowest; its P is 1 / num_keys everywhere.
+// else has m = lowest and l = num_keys: its P is 1 / num_keys everywhere.
 #pragma once
 #include "head.h"
 
@@ -56,7 +56,7 @@ class BackwardBlock {
         v_(key_rows<T>(params.v, mask, place)),
         o_(query_rows<T>(params.o, mask, place)),
         d_o_(query_rows<T>(params.d_o, mask, place)),
-        lse_(lse_row(params.lse, mask, place)),
+        stats_(params.stats, mask, place),
         scale_(params.problem.softmax_scale),
         dim_(params.problem.head_dim),
         padded_dim_(round_up(dim_, Gemm::kDimMultiple)) {}
@@ -78,7 +78,7 @@ class BackwardBlock {
 
   const Mask& mask_;
   const Rows<const T> q_, k_, v_, o_, d_o_;
-  const float* const lse_;
+  const RowStats stats_;
   const float scale_;
   const int64_t dim_, padded_dim_;
   BackwardScratch<Gemm> scratch_;
@@ -121,12 +121,14 @@ class BackwardQueries : BackwardBlock<Gemm, T> {
   }
 
   void score_gradient(float* s, float* ds, int64_t r, const KeyBlock& keys) const {
+    const Vec row_max = set1(this->stats_.max(first_ + r));
+    const Vec factor = set1(this->scale_ / this->stats_.sum(first_ + r));
     scale_scores(s, this->scale_);
     keys.fill_hidden(s, this->mask_, first_ + r, kLowest);
     fill(s + keys.count, s + kColumns, kLowest);
     for (int64_t j = 0; j < kColumns; j += kWidth) {
-      const Vec p = vexp(sub(load(s + j), set1(this->lse_[first_ + r])));
-      const Vec gradient = mul(mul(p, sub(load(ds + j), set1(delta_[r]))), set1(this->scale_));
+      const Vec scaled_p = mul(vexp(sub(load(s + j), row_max)), factor);
+      const Vec gradient = mul(scaled_p, sub(load(ds + j), set1(delta_[r])));
       store(ds + j, zero_where_equal(load(s + j), set1(kLowest), gradient));
     }
   }
@@ -136,11 +138,11 @@ class BackwardQueries : BackwardBlock<Gemm, T> {
   float delta_[Gemm::kRowBlock];
 };
 
-/// Up to kColumns neighbouring queries with what their columns of P need; lanes beyond the last query hold zeros.
+/// Up to kColumns neighbouring queries with what their columns of P need; lanes beyond the last query have P = 0.
 struct QueryBlock {
   int64_t first, count;
-  bool has_uniform = false;
-  alignas(64) float lse[kColumns] = {};
+  alignas(64) float row_max[kColumns] = {};
+  alignas(64) float inverse_sum[kColumns] = {};
   alignas(64) float delta[kColumns] = {};
 };
 
@@ -172,15 +174,15 @@ class BackwardKeys : BackwardBlock<Gemm, T> {
   int64_t first_visited_query() const {
     const int64_t start = this->mask_.query_start(first_);
     bool plain = !has_nonfinite(this->q_, 0, start, this->dim_) && !has_nonfinite(this->d_o_, 0, start, this->dim_);
-    for (int64_t i = 0; i < start; ++i) plain &= this->lse_[i] > kLowest && this->lse_[i] < kInfinity;
+    for (int64_t i = 0; i < start; ++i) plain &= this->stats_.max(i) > kLowest && this->stats_.sum(i) > 0.0f;
     return plain ? start : 0;
   }
 
   QueryBlock query_block(int64_t first) const {
     QueryBlock block{first, min_of(kColumns, this->mask_.num_queries - first)};
     for (int64_t i = 0; i < block.count; ++i) {
-      block.lse[i] = this->lse_[first + i];
-      block.has_uniform |= block.lse[i] == kLowest;
+      block.row_max[i] = this->stats_.max(first + i);
+      block.inverse_sum[i] = 1.0f / this->stats_.sum(first + i);
       block.delta[i] = row_delta(this->d_o_[first + i], this->o_[first + i], this->dim_);
     }
     return block;
@@ -204,17 +206,10 @@ class BackwardKeys : BackwardBlock<Gemm, T> {
     fill(p + queries.count, p + kColumns, kLowest);
     for (int64_t i = 0; i < kColumns; i += kWidth) {
       const Vec s = load(p + i);
-      const Vec probability = vexp(sub(s, load(queries.lse + i)));
+      const Vec probability = mul(vexp(sub(s, load(queries.row_max + i))), load(queries.inverse_sum + i));
       const Vec gradient = mul(mul(probability, sub(load(ds + i), load(queries.delta + i))), set1(this->scale_));
       store(p + i, probability);
       store(ds + i, zero_where_equal(s, set1(kLowest), gradient));
-    }
-    if (queries.has_uniform) overwrite_uniform(p, queries);
-  }
-
-  void overwrite_uniform(float* p, const QueryBlock& queries) const {
-    for (int64_t i = 0; i < queries.count; ++i) {
-      if (queries.lse[i] == kLowest) p[i] = 1.0f / static_cast<float>(this->mask_.num_keys);
     }
   }
 

@@ -29,9 +29,9 @@ using prefix_attention::ForwardParams;
 using prefix_attention::Input;
 using prefix_attention::Kernels;
 using prefix_attention::kMaxHeadDim;
-using prefix_attention::LogSumExp;
 using prefix_attention::Output;
 using prefix_attention::Problem;
+using prefix_attention::SoftmaxStats;
 using prefix_attention::Strides;
 using In = const Tensor&;
 using MaybeIn = const std::optional<Tensor>&;
@@ -50,9 +50,10 @@ struct Sizes {
     packed ? contract.expect_output(argument, tensor, {&rows, &H, &D}, Layout::rows)
            : contract.expect_output(argument, tensor, {&B, &rows, &H, &D}, Layout::rows);
   }
-  void expect_lse(const Contract& contract, In lse) {
-    packed ? contract.expect_dtype("lse", lse, DType::f32, {&H, &Sq})
-           : contract.expect_dtype("lse", lse, DType::f32, {&B, &H, &Sq});
+  void expect_stats(const Contract& contract, In stats) {
+    Dim two{"2", 2};
+    packed ? contract.expect_dtype("stats", stats, DType::f32, {&H, &Sq, &two})
+           : contract.expect_dtype("stats", stats, DType::f32, {&B, &H, &Sq, &two});
   }
 };
 
@@ -62,9 +63,9 @@ Strides strides(In tensor) {
 }
 Input input(In tensor) { return {tensor.address(), strides(tensor)}; }
 Output output(In tensor) { return {tensor.address(), strides(tensor)}; }
-LogSumExp log_sum_exp(In tensor) {
-  const bool packed = tensor.ndim() == 2;
-  return {tensor.data<float>(), packed ? 0 : tensor.stride(0), tensor.stride(tensor.ndim() - 2)};
+SoftmaxStats softmax_stats(In tensor) {
+  const bool packed = tensor.ndim() == 3;
+  return {tensor.data<float>(), packed ? 0 : tensor.stride(0), tensor.stride(tensor.ndim() - 3)};
 }
 
 /// One call's mask arguments as Python gave them.
@@ -133,7 +134,7 @@ double flops(const Problem& p, int products) {
 /// Decoding a token of a small model takes less than waking a thread: about 5 us at the 12 flops/ns of one query.
 constexpr double kWorthWaking = 1.5e5;
 
-void forward(const Kernels& kernels, In q, In k, In v, const MaskArguments& mask, In o, In lse) {
+void forward(const Kernels& kernels, In q, In k, In v, const MaskArguments& mask, In o, In stats) {
   const char* op = mask.cu_seqlens_q == nullptr ? "prefix_attention" : "prefix_attention_varlen";
   const Contract contract(op, q.dtype());
   Sizes sizes(mask.cu_seqlens_q != nullptr);
@@ -142,8 +143,8 @@ void forward(const Kernels& kernels, In q, In k, In v, const MaskArguments& mask
   sizes.expect_rows(contract, "v", v, sizes.Sk);
   const Problem p = problem(op, contract, q.dtype(), sizes, mask);
   sizes.expect_output(contract, "o", o, sizes.Sq);
-  sizes.expect_lse(contract, lse);
-  const ForwardParams params{p, input(q), input(k), input(v), output(o), log_sum_exp(lse)};
+  sizes.expect_stats(contract, stats);
+  const ForwardParams params{p, input(q), input(k), input(v), output(o), softmax_stats(stats)};
   const double work = flops(p, 2);
   const ReleaseGil release(work);
   parallel_for(
@@ -155,7 +156,7 @@ struct Gradients {
   const Tensor &dq, &dk, &dv;
 };
 
-void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In lse, const MaskArguments& mask,
+void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In stats, const MaskArguments& mask,
               const Gradients& gradients) {
   const char* op = mask.cu_seqlens_q == nullptr ? "prefix_attention_backward" : "prefix_attention_varlen_backward";
   const Contract contract(op, q.dtype());
@@ -166,7 +167,7 @@ void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In lse, co
   const Problem p = problem(op, contract, q.dtype(), sizes, mask);
   sizes.expect_rows(contract, "o", o, sizes.Sq);
   sizes.expect_rows(contract, "do", d_o, sizes.Sq);
-  sizes.expect_lse(contract, lse);
+  sizes.expect_stats(contract, stats);
   sizes.expect_output(contract, "dq", gradients.dq, sizes.Sq);
   sizes.expect_output(contract, "dk", gradients.dk, sizes.Sk);
   sizes.expect_output(contract, "dv", gradients.dv, sizes.Sk);
@@ -176,7 +177,7 @@ void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In lse, co
                               input(v),
                               input(o),
                               input(d_o),
-                              log_sum_exp(lse),
+                              softmax_stats(stats),
                               output(gradients.dq),
                               output(gradients.dk),
                               output(gradients.dv)};
@@ -195,30 +196,30 @@ void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In lse, co
 void add_dense(py::module_& m, const char* isa, const Kernels& kernels) {
   add_backend(
       m, "prefix_attention", isa, kernels.dtypes,
-      [&kernels](In q, In k, In v, MaybeIn prefix_lens, MaybeIn kv_mask, bool causal, double scale, In o, In lse) {
+      [&kernels](In q, In k, In v, MaybeIn prefix_lens, MaybeIn kv_mask, bool causal, double scale, In o, In stats) {
         const MaskArguments mask{pointer(prefix_lens), pointer(kv_mask), nullptr, nullptr, causal, scale};
-        forward(kernels, q, k, v, mask, o, lse);
+        forward(kernels, q, k, v, mask, o, stats);
       });
   add_backend(m, "prefix_attention_backward", isa, kernels.dtypes,
-              [&kernels](In d_o, In q, In k, In v, In o, In lse, MaybeIn prefix_lens, MaybeIn kv_mask, bool causal,
+              [&kernels](In d_o, In q, In k, In v, In o, In stats, MaybeIn prefix_lens, MaybeIn kv_mask, bool causal,
                          double scale, In dq, In dk, In dv) {
                 const MaskArguments mask{pointer(prefix_lens), pointer(kv_mask), nullptr, nullptr, causal, scale};
-                backward(kernels, d_o, q, k, v, o, lse, mask, {dq, dk, dv});
+                backward(kernels, d_o, q, k, v, o, stats, mask, {dq, dk, dv});
               });
 }
 
 void add_varlen(py::module_& m, const char* isa, const Kernels& kernels) {
   add_backend(m, "prefix_attention_varlen", isa, kernels.dtypes,
               [&kernels](In q, In k, In v, In cu_seqlens_q, In cu_seqlens_k, MaybeIn prefix_lens, bool causal,
-                         double scale, In o, In lse) {
+                         double scale, In o, In stats) {
                 const MaskArguments mask{pointer(prefix_lens), nullptr, &cu_seqlens_q, &cu_seqlens_k, causal, scale};
-                forward(kernels, q, k, v, mask, o, lse);
+                forward(kernels, q, k, v, mask, o, stats);
               });
   add_backend(m, "prefix_attention_varlen_backward", isa, kernels.dtypes,
-              [&kernels](In d_o, In q, In k, In v, In o, In lse, In cu_seqlens_q, In cu_seqlens_k, MaybeIn prefix_lens,
-                         bool causal, double scale, In dq, In dk, In dv) {
+              [&kernels](In d_o, In q, In k, In v, In o, In stats, In cu_seqlens_q, In cu_seqlens_k,
+                         MaybeIn prefix_lens, bool causal, double scale, In dq, In dk, In dv) {
                 const MaskArguments mask{pointer(prefix_lens), nullptr, &cu_seqlens_q, &cu_seqlens_k, causal, scale};
-                backward(kernels, d_o, q, k, v, o, lse, mask, {dq, dk, dv});
+                backward(kernels, d_o, q, k, v, o, stats, mask, {dq, dk, dv});
               });
 }
 

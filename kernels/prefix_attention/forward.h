@@ -2,7 +2,7 @@
 //
 //   for each block of keys:   S = Q K^T * scale, hidden = lowest;   m' = max(m, rowmax S);   P = exp(S - m')
 //                             l = l * exp(m - m') + rowsum P;       O = O * exp(m - m') + P V
-//   o = O / l,  lse = m + log l
+//   o = O / l; m and l are kept for backward
 //
 // Products come from `Gemm`: float32 vectors (vector_gemm.h) or AMX tiles (tile_gemm.h).
 #pragma once
@@ -72,7 +72,7 @@ class ForwardBlock {
         k_(key_rows<T>(params.k, mask, place)),
         v_(key_rows<T>(params.v, mask, place)),
         o_(query_rows<T>(params.o, mask, place)),
-        lse_(lse_row(params.lse, mask, place)),
+        stats_(params.stats, mask, place),
         scale_(params.problem.softmax_scale),
         dim_(params.problem.head_dim),
         padded_dim_(round_up(dim_, Gemm::kDimMultiple)),
@@ -125,14 +125,15 @@ class ForwardBlock {
       sum_rows(row, v_, mask_.num_keys, dim_);
       sum = static_cast<float>(mask_.num_keys);
     }
-    lse_[first_ + r] = scratch_.row_max[r] + __builtin_logf(sum);
+    stats_.max(first_ + r) = scratch_.row_max[r];
+    stats_.sum(first_ + r) = sum;
     store_quotient(o_[first_ + r], row, mask_.num_keys == 0 ? 1.0f : sum, dim_);
   }
 
   const Mask& mask_;
   const Rows<const T> q_, k_, v_;
   const Rows<T> o_;
-  float* const lse_;
+  const RowStats stats_;
   const float scale_;
   const int64_t dim_, padded_dim_, first_, rows_;
   ForwardScratch<Gemm> scratch_;

@@ -91,9 +91,15 @@ LYNX_INLINE Rows<T> key_rows(const Output& x, const Mask& mask, const Place& pla
   const Strides& s = x.stride;
   return {static_cast<T*>(x.data) + place.seq * s.batch + mask.first_k * s.row + place.head * s.head, s.row};
 }
-LYNX_INLINE float* lse_row(const LogSumExp& lse, const Mask& mask, const Place& place) {
-  return lse.data + place.seq * lse.batch_stride + place.head * lse.head_stride + mask.first_q;
-}
+
+/// Maximum and sum of the rows of scores of one head.
+struct RowStats {
+  float* data;
+  LYNX_INLINE RowStats(const SoftmaxStats& stats, const Mask& mask, const Place& place)
+      : data(stats.data + place.seq * stats.batch_stride + place.head * stats.head_stride + 2 * mask.first_q) {}
+  LYNX_INLINE float& max(int64_t i) const { return data[2 * i]; }
+  LYNX_INLINE float& sum(int64_t i) const { return data[2 * i + 1]; }
+};
 
 /// Up to kColumns neighbouring keys, and which of them kv_mask hides.
 struct KeyBlock {

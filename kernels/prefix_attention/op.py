@@ -16,7 +16,7 @@ from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
-from .reference import prefix_attention_lse_reference, prefix_attention_varlen_lse_reference
+from .reference import prefix_attention_stats_reference, prefix_attention_varlen_stats_reference
 
 __all__ = ["prefix_attention", "prefix_attention_varlen"]
 
@@ -87,8 +87,8 @@ def _scale(q: Tensor, softmax_scale: float | None) -> float:
 class _PrefixAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        o, lse = _forward(*args)
-        ctx.save_for_backward(*args[:3], o, lse, *args[3:-3])
+        o, stats = _forward(*args)
+        ctx.save_for_backward(*args[:3], o, stats, *args[3:-3])
         ctx.options = args[-3:]
         return o
 
@@ -101,8 +101,8 @@ class _PrefixAttention(torch.autograd.Function):
 class _PrefixAttentionVarlen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        o, lse = _varlen_forward(*args)
-        ctx.save_for_backward(*args[:3], o, lse, *args[3:-3])
+        o, stats = _varlen_forward(*args)
+        ctx.save_for_backward(*args[:3], o, stats, *args[3:-3])
         ctx.options = args[-3:]
         return o
 
@@ -148,9 +148,9 @@ def _check_bounds(name: str, cu_seqlens: Tensor, num_rows: int) -> None:
         )
 
 
-def _lse_shape(q: Tensor) -> tuple[int, ...]:
-    """[B, Sq, H, D] -> [B, H, Sq], [Tq, H, D] -> [H, Tq]."""
-    return (*q.shape[:-3], *q.shape[-2:-1], *q.shape[-3:-2])
+def _stats_shape(q: Tensor) -> tuple[int, ...]:
+    """[B, Sq, H, D] -> [B, H, Sq, 2], [Tq, H, D] -> [H, Tq, 2]."""
+    return (*q.shape[:-3], *q.shape[-2:-1], *q.shape[-3:-2], 2)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -176,26 +176,26 @@ def _native_mask(*mask: Tensor | None) -> list[Tensor | None]:
 def _native_forward(kernel: Callable[..., None], q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *mask, causal, scale = rest
     o = torch.empty(q.shape, dtype=q.dtype)
-    lse = torch.empty(_lse_shape(q), dtype=torch.float32)
-    kernel(_rows(q), _rows(k), _rows(v), *_native_mask(*mask), causal, scale, o, lse)
-    return o, lse
+    stats = torch.empty(_stats_shape(q), dtype=torch.float32)
+    kernel(_rows(q), _rows(k), _rows(v), *_native_mask(*mask), causal, scale, o, stats)
+    return o, stats
 
 
 def _native_backward(kernel: Callable[..., None], d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    q, k, v, o, lse, *mask, causal, scale = rest
+    q, k, v, o, stats, *mask, causal, scale = rest
     gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
     tensors = [_rows(x) for x in (d_o, q, k, v, o)]
-    kernel(*tensors, lse, *_native_mask(*mask), causal, scale, *gradients)
+    kernel(*tensors, stats, *_native_mask(*mask), causal, scale, *gradients)
     return tuple(gradients)
 
 
 def _reference_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     prefix_lens, kv_mask, causal, scale = rest
     _check_shapes(q, k, v, prefix_lens, kv_mask)
-    o, lse = prefix_attention_lse_reference(
+    o, stats = prefix_attention_stats_reference(
         q, k, v, prefix_lens=prefix_lens, kv_mask=kv_mask, causal=causal, softmax_scale=scale
     )
-    return o.contiguous(), lse
+    return o.contiguous(), stats
 
 
 def _reference_varlen_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -203,10 +203,10 @@ def _reference_varlen_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tu
     _check_varlen_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens)
     _check_bounds("cu_seqlens_q", cu_seqlens_q, q.shape[0])
     _check_bounds("cu_seqlens_k", cu_seqlens_k, k.shape[0])
-    o, lse = prefix_attention_varlen_lse_reference(
+    o, stats = prefix_attention_varlen_stats_reference(
         q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens=prefix_lens, causal=causal, softmax_scale=scale
     )
-    return o.contiguous(), lse
+    return o.contiguous(), stats
 
 
 def _reference_backward(d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -226,8 +226,8 @@ def _gradients(forward: Callable[..., Any], d_o: Tensor, *rest: Any) -> tuple[Te
 
 
 def _fake_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
-    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape), q.new_empty(_lse_shape(q), dtype=lse_dtype)
+    stats_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(q.shape), q.new_empty(_stats_shape(q), dtype=stats_dtype)
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -251,7 +251,7 @@ def _run(op: Op) -> Callable[..., Any]:
 _OPTIONS = "bool causal, float softmax_scale, str backend"
 _DENSE = f"Tensor? prefix_lens, Tensor? kv_mask, {_OPTIONS}"
 _PACKED = f"Tensor cu_seqlens_q, Tensor cu_seqlens_k, Tensor? prefix_lens, {_OPTIONS}"
-_SAVED = "Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse"
+_SAVED = "Tensor q, Tensor k, Tensor v, Tensor o, Tensor stats"
 
 _forward_op = Op("prefix_attention", reference=_reference_forward, native=_native_forward, refusals=_refusals)
 _backward_op = Op(

@@ -41,8 +41,9 @@ struct Output {
   Strides stride;
 };
 
-/// float [batch, head, row], the last stride 1.
-struct LogSumExp {
+/// float [batch, head, row, 2]: of each row of scores the maximum and the sum of exp(score - maximum). Backward gets P
+/// from the pair as exactly as forward had it; from their log-sum-exp the rounding of a number near 6 would stay in P.
+struct SoftmaxStats {
   float* data = nullptr;
   int64_t batch_stride = 0;
   int64_t head_stride = 0;
@@ -52,13 +53,13 @@ struct ForwardParams {
   Problem problem;
   Input q, k, v;
   Output o;
-  LogSumExp lse;
+  SoftmaxStats stats;
 };
 
 struct BackwardParams {
   Problem problem;
   Input q, k, v, o, d_o;
-  LogSumExp lse;
+  SoftmaxStats stats;
   Output dq, dk, dv;
 };
 

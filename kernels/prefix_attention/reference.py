@@ -1,6 +1,7 @@
 """The truth of prefix_attention: the authors' attention written out in plain torch.
 
-Shapes: q [B, Sq, H, D], k and v [B, Sk, H, D]; lse [B, H, Sq] is the natural log-sum-exp of a row's scores.
+Shapes: q [B, Sq, H, D], k and v [B, Sk, H, D]; stats [B, H, Sq, 2] are of each row of scores the maximum m and
+l = sum exp(score - m), from which backward rebuilds the probabilities: P = exp(score - m) / l.
 Half types are computed in float32 and cast back at the end; float64 stays float64.
 """
 
@@ -34,7 +35,7 @@ def visible_keys(
     return visible
 
 
-def prefix_attention_lse_reference(
+def prefix_attention_stats_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -44,12 +45,12 @@ def prefix_attention_lse_reference(
     kv_mask: Tensor | None = None,
     softmax_scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """o = softmax(mask(q k^T * softmax_scale)) v, and the log-sum-exp of the masked scores.
+    """o = softmax(mask(q k^T * softmax_scale)) v, and the statistics of the masked scores.
 
     A hidden score is the most negative finite number, not -inf: a row that sees no key at all therefore attends
     uniformly over all Sk keys, as the authors' additive finfo.min masks do. No gradient passes a hidden score.
 
-    Returns (o [B, Sq, H, D] in q's dtype, lse [B, H, Sq] in float32 or float64).
+    Returns (o [B, Sq, H, D] in q's dtype, stats [B, H, Sq, 2] in float32 or float64).
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
@@ -61,7 +62,9 @@ def prefix_attention_lse_reference(
     lowest = torch.finfo(dtype).min
     scores = scores.masked_fill(~visible[:, None], lowest).maximum(scores.new_tensor(lowest))
     o = scores.softmax(dim=-1) @ v_BHKD
-    return o.transpose(1, 2).to(q.dtype), scores.logsumexp(dim=-1)
+    row_max = torch.nn.functional.pad(scores, (0, 1), value=lowest).amax(dim=-1)
+    row_sum = (scores - row_max[..., None]).exp().sum(dim=-1)
+    return o.transpose(1, 2).to(q.dtype), torch.stack((row_max, row_sum), dim=-1)
 
 
 def prefix_attention_reference(
@@ -74,13 +77,13 @@ def prefix_attention_reference(
     kv_mask: Tensor | None = None,
     softmax_scale: float | None = None,
 ) -> Tensor:
-    """o of `prefix_attention_lse_reference`: [B, Sq, H, D] in q's dtype."""
-    return prefix_attention_lse_reference(
+    """o of `prefix_attention_stats_reference`: [B, Sq, H, D] in q's dtype."""
+    return prefix_attention_stats_reference(
         q, k, v, prefix_lens=prefix_lens, causal=causal, kv_mask=kv_mask, softmax_scale=softmax_scale
     )[0]
 
 
-def prefix_attention_varlen_lse_reference(
+def prefix_attention_varlen_stats_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -94,13 +97,14 @@ def prefix_attention_varlen_lse_reference(
     """The dense reference on each packed sequence alone.
 
     q [Tq, H, D], k and v [Tk, H, D]; sequence b owns rows cu_seqlens[b] to cu_seqlens[b + 1], cu_seqlens int [B + 1].
-    Returns (o [Tq, H, D], lse [H, Tq]).
+    Returns (o [Tq, H, D], stats [H, Tq, 2]).
     """
-    outputs, lses = [q[:0]], [q.new_empty(q.shape[1], 0, dtype=torch.promote_types(q.dtype, torch.float32))]
+    outputs = [q[:0]]
+    stats = [q.new_empty(q.shape[1], 0, 2, dtype=torch.promote_types(q.dtype, torch.float32))]
     bounds_q, bounds_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for b in range(len(bounds_q) - 1):
         rows_q, rows_k = slice(bounds_q[b], bounds_q[b + 1]), slice(bounds_k[b], bounds_k[b + 1])
-        o, lse = prefix_attention_lse_reference(
+        o, sequence_stats = prefix_attention_stats_reference(
             q[None, rows_q],
             k[None, rows_k],
             v[None, rows_k],
@@ -109,8 +113,8 @@ def prefix_attention_varlen_lse_reference(
             softmax_scale=softmax_scale,
         )
         outputs.append(o[0])
-        lses.append(lse[0])
-    return torch.cat(outputs), torch.cat(lses, dim=-1)
+        stats.append(sequence_stats[0])
+    return torch.cat(outputs), torch.cat(stats, dim=1)
 
 
 def prefix_attention_varlen_reference(
@@ -124,7 +128,7 @@ def prefix_attention_varlen_reference(
     causal: bool = True,
     softmax_scale: float | None = None,
 ) -> Tensor:
-    """o of `prefix_attention_varlen_lse_reference`: [Tq, H, D] in q's dtype."""
-    return prefix_attention_varlen_lse_reference(
+    """o of `prefix_attention_varlen_stats_reference`: [Tq, H, D] in q's dtype."""
+    return prefix_attention_varlen_stats_reference(
         q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens=prefix_lens, causal=causal, softmax_scale=softmax_scale
     )[0]

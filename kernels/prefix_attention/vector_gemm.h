@@ -14,7 +14,8 @@ struct VectorGemm {
   static constexpr int64_t kRowBlock = 96;
   static constexpr int64_t kDimMultiple = kWidth;  // packed head dims are padded to this with zeros
   static constexpr int64_t kColumnMultiple = kWidth;
-  static constexpr int kTileM = 6;  // 6 x 4 accumulators of 32 registers, 6 x 2 of AVX2's 16
+  static constexpr int64_t kChunk = 16;  // numbers of k summed from zero at a time
+  static constexpr int kTileM = 6;       // 6 x 4 accumulators of 32 registers, 6 x 2 of AVX2's 16
   static constexpr int kTileN = kWidth == 16 ? 4 : 2;
 
   struct Scope {};  // what a thread needs to hold while it multiplies: nothing
@@ -69,12 +70,13 @@ struct VectorGemm {
   /// Scores are float32 already: they are A as they stand.
   LYNX_INLINE static const float* scores_as_a(float*, const float* scores, int64_t) { return scores; }
 
+  /// C tile (+)= A B over one chunk of k, summed from zero: short chains keep the rounding error of long rows small.
   template <int M, int N>
   LYNX_INLINE static void tile(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb,
                                int64_t depth, bool accumulate) {
     Vec sum[M][N];
     for (int m = 0; m < M; ++m) {
-      for (int n = 0; n < N; ++n) sum[m][n] = accumulate ? load(c + m * ldc + n * kWidth) : zero();
+      for (int n = 0; n < N; ++n) sum[m][n] = zero();
     }
     for (int64_t k = 0; k < depth; ++k) {
       Vec b_N[N];
@@ -85,7 +87,10 @@ struct VectorGemm {
       }
     }
     for (int m = 0; m < M; ++m) {
-      for (int n = 0; n < N; ++n) store(c + m * ldc + n * kWidth, sum[m][n]);
+      for (int n = 0; n < N; ++n) {
+        float* c_mn = c + m * ldc + n * kWidth;
+        store(c_mn, accumulate ? add(load(c_mn), sum[m][n]) : sum[m][n]);
+      }
     }
   }
 
@@ -102,11 +107,15 @@ struct VectorGemm {
   /// C [rows, columns] (+)= A [rows, depth] B [depth, columns]; columns are padded to kWidth.
   static void multiply(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t rows,
                        int64_t columns, int64_t depth, bool accumulate) {
-    int64_t n = 0;
-    for (; n + kTileN * kWidth <= columns; n += kTileN * kWidth) {
-      stripe<kTileN>(c + n, ldc, a, lda, b + n, ldb, rows, depth, accumulate);
+    for (int64_t k = 0; k < depth; k += kChunk) {
+      const int64_t chunk = min_of(kChunk, depth - k);
+      const bool add_to_c = accumulate || k > 0;
+      int64_t n = 0;
+      for (; n + kTileN * kWidth <= columns; n += kTileN * kWidth) {
+        stripe<kTileN>(c + n, ldc, a + k, lda, b + k * ldb + n, ldb, rows, chunk, add_to_c);
+      }
+      for (; n < columns; n += kWidth) stripe<1>(c + n, ldc, a + k, lda, b + k * ldb + n, ldb, rows, chunk, add_to_c);
     }
-    for (; n < columns; n += kWidth) stripe<1>(c + n, ldc, a, lda, b + n, ldb, rows, depth, accumulate);
   }
 };
 
