@@ -1,11 +1,15 @@
 // Backward in two passes that recompute P = exp(S - m) / l, each writing its own rows: no atomics, one order of sums.
 //
-//   delta_i = dO_i . O_i      dS = P * (dO V^T - delta) * scale
+//   dP = dO V^T      delta_i = sum_j P_ij dP_ij = dO_i . O_i      dS = P * (dP - delta) * scale
 //   backward_q,  a block of queries over the keys:      dQ = dS K
 //   backward_kv, a block of keys over the queries:      dV = P^T dO,   dK = dS^T Q   (S^T = K Q^T, so rows are keys)
 //
 // A hidden score is a constant, so is one that the floor replaced: both are `lowest`, and their dS is 0. A row of nothing
 // else has m = lowest and l = num_keys: its P is 1 / num_keys everywhere.
+//
+// A row of few keys often has one P near 1, whose dP - delta nearly cancels. Where one block holds all keys of a row, delta
+// is therefore summed from P dP, whose rounding errors cancel too; for the other rows it is dO . O, which needs no pass
+// (and is NaN where a value that the row does not see is NaN, as 0 * NaN makes it in the reference).
 #pragma once
 #include "head.h"
 
@@ -23,25 +27,22 @@ struct BackwardScratch {
   alignas(64) float sum_b[Gemm::kRowBlock * kMaxHeadDim];                   // dV
 };
 
-/// delta of one row. Where dO is infinite it is NaN: the sum over keys that it stands for has infinities of both signs.
+/// dO . O of row i. Where dO is infinite it is NaN: the sum over keys that it stands for has infinities of both signs.
 template <class T>
-LYNX_INLINE float row_delta(const T* d_o, const T* o, int64_t dim) {
+LYNX_INLINE float row_delta(Rows<const T> d_o, Rows<const T> o, int64_t i, int64_t dim) {
   Vec sum = zero(), poison = zero();
-  for (int64_t d = 0; d < dim; d += kWidth) {
-    const bool whole = d + kWidth <= dim;
-    const Vec gradient = whole ? load(d_o + d) : load_tail(d_o + d, dim - d);
-    sum = fma(gradient, whole ? load(o + d) : load_tail(o + d, dim - d), sum);
+  for_vectors(dim, [&](int64_t d, int64_t n) {
+    const Vec gradient = load_some(d_o[i] + d, n);
+    sum = fma(gradient, load_some(o[i] + d, n), sum);
     poison = fma(gradient, zero(), poison);
-  }
+  });
   return hsum(add(sum, poison));
 }
 
 template <class T>
 LYNX_INLINE void store_rows(Rows<T> out, int64_t first, int64_t rows, const float* sum, int64_t ld, int64_t dim) {
   for (int64_t r = 0; r < rows; ++r) {
-    int64_t d = 0;
-    for (; d + kWidth <= dim; d += kWidth) store(out[first + r] + d, load(sum + r * ld + d));
-    if (d < dim) store_tail(out[first + r] + d, load(sum + r * ld + d), dim - d);
+    for_vectors(dim, [&](int64_t d, int64_t n) { store_some(out[first + r] + d, load(sum + r * ld + d), n); });
   }
 }
 
@@ -100,7 +101,7 @@ class BackwardQueries : BackwardBlock<Gemm, T> {
     Gemm::pack_a(own.row_a, this->padded_dim_, Rows<const T>{this->q_[first_], this->q_.ld}, rows_, this->dim_);
     Gemm::pack_a(own.row_b, this->padded_dim_, Rows<const T>{this->d_o_[first_], this->d_o_.ld}, rows_, this->dim_);
     fill(own.sum_a, own.sum_a + rows_ * this->padded_dim_, 0.0f);
-    for (int64_t r = 0; r < rows_; ++r) delta_[r] = row_delta(this->d_o_[first_ + r], this->o_[first_ + r], this->dim_);
+    for (int64_t r = 0; r < rows_; ++r) delta_[r] = row_delta(this->d_o_, this->o_, first_ + r, this->dim_);
     const int64_t limit = visited_keys();
     for (int64_t j = 0; j < limit; j += kColumns) visit(KeyBlock(this->mask_, j));
     store_rows(dq_, first_, rows_, own.sum_a, this->padded_dim_, this->dim_);
@@ -121,14 +122,23 @@ class BackwardQueries : BackwardBlock<Gemm, T> {
   }
 
   void score_gradient(float* s, float* ds, int64_t r, const KeyBlock& keys) const {
-    const Vec row_max = set1(this->stats_.max(first_ + r));
-    const Vec factor = set1(this->scale_ / this->stats_.sum(first_ + r));
+    const int64_t query = first_ + r;
     scale_scores(s, this->scale_);
-    keys.fill_hidden(s, this->mask_, first_ + r, kLowest);
+    keys.fill_hidden(s, this->mask_, query, kLowest);
     fill(s + keys.count, s + kColumns, kLowest);
+    fill(ds + keys.count, ds + kColumns, 0.0f);
+    const Vec row_max = set1(this->stats_.max(query)), inverse_sum = set1(1.0f / this->stats_.sum(query));
+    float p[kColumns];
+    Vec sum = zero();
     for (int64_t j = 0; j < kColumns; j += kWidth) {
-      const Vec scaled_p = mul(vexp(sub(load(s + j), row_max)), factor);
-      const Vec gradient = mul(scaled_p, sub(load(ds + j), set1(delta_[r])));
+      const Vec probability = mul(vexp(sub(load(s + j), row_max)), inverse_sum);
+      store(p + j, probability);
+      sum = fma(probability, load(ds + j), sum);
+    }
+    const bool holds_all_keys = keys.first == 0 && this->mask_.key_limit(query) <= kColumns;
+    const Vec delta = set1(holds_all_keys && !is_nan(delta_[r]) ? hsum(sum) : delta_[r]);
+    for (int64_t j = 0; j < kColumns; j += kWidth) {
+      const Vec gradient = mul(mul(load(p + j), sub(load(ds + j), delta)), set1(this->scale_));
       store(ds + j, zero_where_equal(load(s + j), set1(kLowest), gradient));
     }
   }
@@ -164,7 +174,10 @@ class BackwardKeys : BackwardBlock<Gemm, T> {
     Gemm::pack_a(own.row_b, this->padded_dim_, Rows<const T>{this->v_[first_], this->v_.ld}, rows_, this->dim_);
     fill(own.sum_a, own.sum_a + rows_ * this->padded_dim_, 0.0f);
     fill(own.sum_b, own.sum_b + rows_ * this->padded_dim_, 0.0f);
-    for (int64_t i = first_visited_query(); i < this->mask_.num_queries; i += kColumns) visit(query_block(i));
+    for (int64_t i = first_visited_query(); i < this->mask_.num_queries; i += kColumns) {
+      QueryBlock queries = query_block(i);
+      visit(queries);
+    }
     store_rows(dk_, first_, rows_, own.sum_a, this->padded_dim_, this->dim_);
     store_rows(dv_, first_, rows_, own.sum_b, this->padded_dim_, this->dim_);
   }
@@ -183,33 +196,57 @@ class BackwardKeys : BackwardBlock<Gemm, T> {
     for (int64_t i = 0; i < block.count; ++i) {
       block.row_max[i] = this->stats_.max(first + i);
       block.inverse_sum[i] = 1.0f / this->stats_.sum(first + i);
-      block.delta[i] = row_delta(this->d_o_[first + i], this->o_[first + i], this->dim_);
+      block.delta[i] = row_delta(this->d_o_, this->o_, first + i, this->dim_);
     }
     return block;
   }
 
-  void visit(const QueryBlock& queries) {
+  void visit(QueryBlock& queries) {
     auto& own = this->scratch_;
     this->product_with_columns(own.p, own.row_a, rows_, this->q_, queries.first, queries.count);
     this->product_with_columns(own.ds, own.row_b, rows_, this->d_o_, queries.first, queries.count);
-    for (int64_t r = 0; r < rows_; ++r) {
-      probabilities(own.p + r * kColumns, own.ds + r * kColumns, first_ + r, queries);
-    }
+    for (int64_t r = 0; r < rows_; ++r) mask_scores(own.p + r * kColumns, first_ + r, queries);
+    if (first_ == 0 && this->mask_.key_limit(queries.first) <= rows_) sum_delta(queries);
+    for (int64_t r = 0; r < rows_; ++r) score_gradient(own.p + r * kColumns, own.ds + r * kColumns, queries);
     this->add_product(own.sum_b, own.p, rows_, this->d_o_, queries.first, queries.count);
     this->add_product(own.sum_a, own.ds, rows_, this->q_, queries.first, queries.count);
   }
 
-  void probabilities(float* p, float* ds, int64_t key, const QueryBlock& queries) const {
+  void mask_scores(float* s, int64_t key, const QueryBlock& queries) const {
     const int64_t start = this->mask_.is_hole(key) ? queries.count : this->mask_.query_start(key) - queries.first;
-    scale_scores(p, this->scale_);
-    fill(p, p + min_of(start, queries.count), kLowest);
-    fill(p + queries.count, p + kColumns, kLowest);
+    scale_scores(s, this->scale_);
+    fill(s, s + min_of(start, queries.count), kLowest);
+    fill(s + queries.count, s + kColumns, kLowest);
+  }
+
+  static LYNX_INLINE Vec probability(Vec s, int64_t i, const QueryBlock& queries) {
+    return mul(vexp(sub(s, load(queries.row_max + i))), load(queries.inverse_sum + i));
+  }
+
+  /// delta of those queries whose keys are all in this block.
+  void sum_delta(QueryBlock& queries) const {
+    float sums[kColumns];
     for (int64_t i = 0; i < kColumns; i += kWidth) {
-      const Vec s = load(p + i);
-      const Vec probability = mul(vexp(sub(s, load(queries.row_max + i))), load(queries.inverse_sum + i));
-      const Vec gradient = mul(mul(probability, sub(load(ds + i), load(queries.delta + i))), set1(this->scale_));
-      store(p + i, probability);
-      store(ds + i, zero_where_equal(s, set1(kLowest), gradient));
+      Vec sum = zero();
+      for (int64_t r = 0; r < rows_; ++r) {
+        const int64_t at = r * kColumns + i;
+        sum = fma(probability(load(this->scratch_.p + at), i, queries), load(this->scratch_.ds + at), sum);
+      }
+      store(sums + i, sum);
+    }
+    for (int64_t i = 0; i < queries.count; ++i) {
+      const bool holds_all_keys = this->mask_.key_limit(queries.first + i) <= rows_;
+      if (holds_all_keys && !is_nan(queries.delta[i])) queries.delta[i] = sums[i];
+    }
+  }
+
+  /// s becomes P, dP becomes dS.
+  void score_gradient(float* s, float* ds, const QueryBlock& queries) const {
+    for (int64_t i = 0; i < kColumns; i += kWidth) {
+      const Vec p = probability(load(s + i), i, queries);
+      const Vec gradient = mul(mul(p, sub(load(ds + i), load(queries.delta + i))), set1(this->scale_));
+      store(ds + i, zero_where_equal(load(s + i), set1(kLowest), gradient));
+      store(s + i, p);
     }
   }
 

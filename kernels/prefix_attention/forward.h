@@ -45,21 +45,17 @@ LYNX_INLINE void scale_row(float* row, int64_t dim, float factor) {
 /// The sum of all rows of v: the numerator of a row that attends uniformly.
 template <class T>
 void sum_rows(float* sum, Rows<const T> v, int64_t num_rows, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += kWidth) {
+  for_vectors(dim, [&](int64_t d, int64_t n) {
     Vec lanes = zero();
-    for (int64_t j = 0; j < num_rows; ++j) {
-      lanes = add(lanes, d + kWidth <= dim ? load(v[j] + d) : load_tail(v[j] + d, dim - d));
-    }
+    for (int64_t j = 0; j < num_rows; ++j) lanes = add(lanes, load_some(v[j] + d, n));
     store(sum + d, lanes);
-  }
+  });
 }
 
 /// out = row / divisor in the element type.
 template <class T>
 LYNX_INLINE void store_quotient(T* out, const float* row, float divisor, int64_t dim) {
-  int64_t d = 0;
-  for (; d + kWidth <= dim; d += kWidth) store(out + d, div(load(row + d), set1(divisor)));
-  if (d < dim) store_tail(out + d, div(load(row + d), set1(divisor)), dim - d);
+  for_vectors(dim, [&](int64_t d, int64_t n) { store_some(out + d, div(load(row + d), set1(divisor)), n); });
 }
 
 /// The queries [first_row, first_row + Gemm::kRowBlock) of one head.
@@ -120,7 +116,7 @@ class ForwardBlock {
   void finish(int64_t r) {
     float* row = scratch_.o + r * padded_dim_;
     float& sum = scratch_.row_sum[r];
-    const bool saw_no_key = scratch_.row_max[r] == kLowest && sum == sum;
+    const bool saw_no_key = scratch_.row_max[r] == kLowest && !is_nan(sum);
     if (saw_no_key) {
       sum_rows(row, v_, mask_.num_keys, dim_);
       sum = static_cast<float>(mask_.num_keys);

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/isa.h"
+#include "cpu/loops.h"
 #include "cpu/vec.h"
 #include "params.h"
 
@@ -18,6 +19,8 @@ LYNX_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 LYNX_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 LYNX_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 LYNX_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+LYNX_INLINE bool is_nan(float x) { return x != x; }
 
 /// Rows of one head: row r starts at data + r * ld and holds head_dim contiguous numbers.
 template <class T>
@@ -126,9 +129,7 @@ template <class T>
 LYNX_INLINE bool has_nonfinite(Rows<T> rows, int64_t begin, int64_t end, int64_t dim) {
   Vec sum = zero();
   for (int64_t r = begin; r < end; ++r) {
-    int64_t d = 0;
-    for (; d + kWidth <= dim; d += kWidth) sum = fma(load(rows[r] + d), zero(), sum);
-    if (d < dim) sum = fma(load_tail(rows[r] + d, dim - d), zero(), sum);
+    for_vectors(dim, [&](int64_t d, int64_t n) { sum = fma(load_some(rows[r] + d, n), zero(), sum); });
   }
   return hsum(sum) != 0.0f;
 }

@@ -222,7 +222,7 @@ def _gradients(forward: Callable[..., Any], d_o: Tensor, *rest: Any) -> tuple[Te
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         o, _ = forward(*leaves, *mask_and_options)
-        return tuple(g.contiguous() for g in torch.autograd.grad(o, leaves, d_o))
+        return tuple(g.contiguous() for g in torch.autograd.grad(o, leaves, d_o, materialize_grads=True))
 
 
 def _fake_outputs(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,9 +24,7 @@ struct VectorGemm {
   template <class T>
   LYNX_INLINE static void pack_rows(float* dst, int64_t ld, Rows<const T> src, int64_t rows, int64_t dim) {
     for (int64_t r = 0; r < rows; ++r) {
-      int64_t d = 0;
-      for (; d + kWidth <= dim; d += kWidth) store(dst + r * ld + d, load(src[r] + d));
-      if (d < dim) store(dst + r * ld + d, load_tail(src[r] + d, dim - d));
+      for_vectors(dim, [&](int64_t d, int64_t n) { store(dst + r * ld + d, load_some(src[r] + d, n)); });
     }
   }
   template <class T>
