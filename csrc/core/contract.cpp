@@ -24,7 +24,8 @@ void Contract::expect_shape(const char* argument, const Tensor& tensor, std::ini
   const auto wanted = [&] {
     return join(dims, [](const Dim& dim) {
       const bool is_number = dim.name_[0] >= '0' && dim.name_[0] <= '9';
-      return dim.size_ < 0 || is_number ? std::string(dim.name_) : std::string(dim.name_) + "=" + std::to_string(dim.size_);
+      return dim.size_ < 0 || is_number ? std::string(dim.name_)
+                                        : std::string(dim.name_) + "=" + std::to_string(dim.size_);
     });
   };
   if (tensor.ndim() != static_cast<int>(dims.size())) {
