@@ -1,7 +1,8 @@
 """How test_ops.py judges a kernel: against the float64 reference, with plain torch as the yardstick.
 
-An output may be off by twice the worst error of plain torch in the same dtype, plus one unit in the last place. Errors
-are taken over several draws of a case, so that one lucky sum of plain torch is no verdict.
+An output may be off by twice the worst error of plain torch in the same dtype, plus one unit in the last place. Plain
+torch has other kernels on other machines, and its sums can be lucky: its error is the worst over several draws, and at
+least what moving every input by half a unit of float32 does to the truth.
 """
 
 from __future__ import annotations
@@ -64,36 +65,45 @@ def stacked(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What every draw of a case should give, and how far off plain torch is at worst, by name of output or gradient."""
+    """What every draw of a case should give, and how far off it may fairly be, by name of output or gradient."""
 
     truth: dict[str, Tensor]  # [draws, ...], float64
     dtypes: dict[str, torch.dtype]
-    plain_error: dict[str, float]
+    fair_error: dict[str, float]
 
     def check(self, actual: dict[str, Tensor], what: str) -> None:
         """`actual` [draws or fewer, ...] has plain torch's dtypes and is as exact as plain torch is."""
         for name, tensor in actual.items():
             truth = self.truth[name][: len(tensor)]
             assert tensor.dtype == self.dtypes[name], f"{what}, {name}: {tensor.dtype}, wanted {self.dtypes[name]}"
-            assert_close(tensor, truth, 2 * self.plain_error[name], f"{what}, {name}")
+            assert_close(tensor, truth, 2 * self.fair_error[name], f"{what}, {name}")
 
 
 @functools.cache
 def yardstick(suite: Suite, case: Case, dtype: torch.dtype) -> Yardstick:
-    """All draws of a case through the float64 reference and through plain torch in `dtype`."""
-    truth, plain = [], []
-    for seed in SEEDS:
-        arguments = draw(case, dtype, seed)
-        wide = map_floats(arguments, lambda t: t.double())
-        truth.append(output_and_gradients(suite.reference, wide, suite.differentiable))
-        plain.append(output_and_gradients(suite.plain, arguments, suite.differentiable))
-    all_truth, all_plain = stacked(truth), stacked(plain)
-    errors = {name: (all_plain[name].double() - all_truth[name]).abs() for name in all_truth}
+    """All draws of a case through the float64 reference, through plain torch in `dtype`, and with inputs moved."""
+    draws = [draw(case, dtype, seed) for seed in SEEDS]
+    wide = [map_floats(arguments, lambda t: t.double()) for arguments in draws]
+    truth = stacked([output_and_gradients(suite.reference, arguments, suite.differentiable) for arguments in wide])
+    moved = [map_floats(arguments, move_by_half_a_unit) for arguments in wide]
+    near = stacked([output_and_gradients(suite.reference, arguments, suite.differentiable) for arguments in moved])
+    plain = stacked([output_and_gradients(suite.plain, arguments, suite.differentiable) for arguments in draws])
     return Yardstick(
-        truth=all_truth,
-        dtypes={name: tensor.dtype for name, tensor in all_plain.items()},
-        plain_error={name: error.max().item() if error.numel() else 0.0 for name, error in errors.items()},
+        truth=truth,
+        dtypes={name: tensor.dtype for name, tensor in plain.items()},
+        fair_error={name: max(worst(plain[name], truth[name]), worst(near[name], truth[name])) for name in truth},
     )
+
+
+def move_by_half_a_unit(tensor: Tensor) -> Tensor:
+    """Every number half a float32 unit in the last place up or down."""
+    signs = torch.randint(0, 2, tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) * 2 - 1
+    return tensor * (1 + signs * torch.finfo(torch.float32).eps / 2)
+
+
+def worst(values: Tensor, truth: Tensor) -> float:
+    error = (values.double() - truth).abs()
+    return error.max().item() if error.numel() else 0.0
 
 
 def assert_close(actual: Tensor, truth: Tensor, margin: float, what: str) -> None:
@@ -104,11 +114,11 @@ def assert_close(actual: Tensor, truth: Tensor, margin: float, what: str) -> Non
     error = (actual.double() - truth).abs()
     allowed = margin + torch.finfo(actual.dtype).eps * truth.abs()
     excess = torch.where(error.isnan(), torch.inf, error - allowed)
-    worst = torch.unravel_index(excess.argmax(), excess.shape)
-    where = [int(i) for i in worst]
-    assert excess[worst] <= 0, (
-        f"{what} at {where}: {actual[worst].item()!r}, truth {truth[worst].item()!r},"
-        f" error {error[worst].item():.3e}, allowed {allowed[worst].item():.3e}"
+    place = torch.unravel_index(excess.argmax(), excess.shape)
+    where = [int(i) for i in place]
+    assert excess[place] <= 0, (
+        f"{what} at {where}: {actual[place].item()!r}, truth {truth[place].item()!r},"
+        f" error {error[place].item():.3e}, allowed {allowed[place].item():.3e}"
     )
 
 
