@@ -12,6 +12,7 @@
 #include "bf16.h"
 #include "isa.h"
 #include "tile.h"
+#include "vec.h"
 
 namespace lynx::LYNX_ISA {
 
@@ -38,11 +39,14 @@ LYNX_INLINE void pack_bt_tile(bf16* tile, const bf16* bt, int64_t ld, int64_t co
   }
 }
 
-/// tile[k / 2][n][k % 2] = b[k * ld + n] for k < depth <= 32, n < columns <= 16.
+/// tile[k / 2][n][k % 2] = b[k * ld + n] for k < depth <= 32, n < columns <= 16: two rows interleaved at a time.
 LYNX_INLINE void pack_b_tile(bf16* tile, const bf16* b, int64_t ld, int64_t depth, int64_t columns) {
-  if (columns < kTileRows || depth < kTileDepth) clear_tile(tile);
-  for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t n = 0; n < columns; ++n) tile[k / 2 * kTileDepth + 2 * n + k % 2] = b[k * ld + n];
+  const auto row = [&](int64_t k) {
+    return k < depth ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(tail_mask(columns), b + k * ld))
+                     : _mm512_setzero_si512();
+  };
+  for (int64_t k = 0; k < kTileDepth; k += 2) {
+    _mm512_storeu_si512(tile + k * kTileRows, _mm512_or_si512(row(k), _mm512_slli_epi32(row(k + 1), 16)));
   }
 }
 

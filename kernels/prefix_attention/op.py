@@ -150,7 +150,8 @@ def _check_bounds(name: str, cu_seqlens: Tensor, num_rows: int) -> None:
 
 def _stats_shape(q: Tensor) -> tuple[int, ...]:
     """[B, Sq, H, D] -> [B, H, Sq, 2], [Tq, H, D] -> [H, Tq, 2]."""
-    return (*q.shape[:-3], *q.shape[-2:-1], *q.shape[-3:-2], 2)
+    shape = tuple(q.shape)
+    return (*shape[:-3], *shape[-2:-1], *shape[-3:-2], 2)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -173,9 +174,13 @@ def _native_mask(*mask: Tensor | None) -> list[Tensor | None]:
     return [None if x is None else _rows(x != 0) if x.dim() == 2 else x.to(torch.int32).contiguous() for x in mask]
 
 
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 def _native_forward(kernel: Callable[..., None], q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *mask, causal, scale = rest
-    o = torch.empty(q.shape, dtype=q.dtype)
+    o = _empty_like(q)
     stats = torch.empty(_stats_shape(q), dtype=torch.float32)
     kernel(_rows(q), _rows(k), _rows(v), *_native_mask(*mask), causal, scale, o, stats)
     return o, stats
@@ -183,7 +188,7 @@ def _native_forward(kernel: Callable[..., None], q: Tensor, k: Tensor, v: Tensor
 
 def _native_backward(kernel: Callable[..., None], d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     q, k, v, o, stats, *mask, causal, scale = rest
-    gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    gradients = [_empty_like(x) for x in (q, k, v)]
     tensors = [_rows(x) for x in (d_o, q, k, v, o)]
     kernel(*tensors, stats, *_native_mask(*mask), causal, scale, *gradients)
     return tuple(gradients)
