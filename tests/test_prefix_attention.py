@@ -216,6 +216,20 @@ def test_lengths_and_masks_of_any_integer_type(backend: str) -> None:
         assert torch.equal(same, o)
 
 
+def test_one_tensor_for_several_arguments_compiles() -> None:
+    x = torch.randn(2, 9, 2, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    bounds = torch.tensor([0, 4, 18])
+
+    def twice(x: Tensor) -> Tensor:
+        packed = x.flatten(0, 1)
+        return prefix_attention(x, x, x).flatten(0, 1) + prefix_attention_varlen(packed, packed, packed, bounds, bounds)
+
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), twice(x))
+    gradients = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (compiled, twice)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_wide_head_runs_on_the_reference() -> None:
     q, k, v = qkv("reference", 1, 3, 3, D=300)
     assert torch.equal(prefix_attention(q, k, v), prefix_attention(q, k, v, backend="reference"))

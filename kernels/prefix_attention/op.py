@@ -51,7 +51,7 @@ def prefix_attention(
     """
     args = (q, k, v, prefix_lens, kv_mask, causal, _scale(q, softmax_scale), backend)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return _differentiable(*args)
+        return _differentiable(*_distinct(args))
     o, _ = _forward(*args)
     return o
 
@@ -75,13 +75,20 @@ def prefix_attention_varlen(
     """
     args = (q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens, causal, _scale(q, softmax_scale), backend)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return _varlen_differentiable(*args)
+        return _varlen_differentiable(*_distinct(args))
     o, _ = _varlen_forward(*args)
     return o
 
 
 def _scale(q: Tensor, softmax_scale: float | None) -> float:
     return max(1, q.shape[-1]) ** -0.5 if softmax_scale is None else softmax_scale
+
+
+def _distinct(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """torch.compile refuses an autograd.Function that gets one tensor twice, as k and v or as both bounds of a pack."""
+    if not torch.compiler.is_compiling():
+        return args
+    return tuple(x.view_as(x) if isinstance(x, Tensor) else x for x in args)
 
 
 class _PrefixAttention(torch.autograd.Function):
@@ -170,8 +177,12 @@ def _backward_refusals(dtypes: frozenset[torch.dtype], d_o: Tensor, *args: Any) 
 
 
 def _native_mask(*mask: Tensor | None) -> list[Tensor | None]:
-    """bool [B, Sk] with contiguous rows for kv_mask, contiguous int32 for lengths and bounds."""
-    return [None if x is None else _rows(x != 0) if x.dim() == 2 else x.to(torch.int32).contiguous() for x in mask]
+    """Rows of bool for kv_mask [B, Sk], contiguous int32 for lengths and bounds."""
+    return [None if x is None else _bools(x) if x.dim() == 2 else x.to(torch.int32).contiguous() for x in mask]
+
+
+def _bools(x: Tensor) -> Tensor:
+    return _rows(x if x.dtype is torch.bool else x != 0)
 
 
 def _empty_like(x: Tensor) -> Tensor:
