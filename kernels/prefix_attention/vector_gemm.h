@@ -4,6 +4,7 @@
 // does not depend on its neighbours, and a decoded row equals the same row of a prefill.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "head.h"
 
@@ -58,7 +59,7 @@ struct VectorGemm {
   template <class T>
   LYNX_INLINE static const float* as_floats(float* copy, Rows<const T> src, int64_t n, int64_t rows, int64_t dim) {
     if (n >= rows) return static_cast<float*>(__builtin_memset(copy, 0, kMaxHeadDim * sizeof(float)));
-    if constexpr (__is_same(T, float)) {
+    if constexpr (std::is_same_v<T, float>) {
       if (dim % 4 == 0) return src[n];
     }
     pack_rows(copy, kMaxHeadDim, Rows<const T>{src[n], src.ld}, 1, dim);
