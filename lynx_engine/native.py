@@ -46,6 +46,11 @@ def isa_refusals(isa: str) -> tuple[str, ...]:
     return (f"this processor or operating system has no {isa}",)
 
 
+def why_no_kernels() -> str:
+    """The end of a sentence about missing backends: empty where the compiled module is there."""
+    return f"; {_NOT_BUILT}" if module() is None else ""
+
+
 def emulates_amx() -> bool:
     """Whether `cpu_amx` means emulated tiles: asked for, not in hardware, and AVX-512 is there to emulate with."""
     native = module()

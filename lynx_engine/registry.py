@@ -101,7 +101,8 @@ class Op:
         known = {b.name: b for b in self.backends}
         for name in names:
             if name not in known:
-                raise LynxError(f"{self.name}: unknown backend {name!r}; backends here: auto, {', '.join(known)}")
+                here = f"backends here: auto, {', '.join(known)}{native.why_no_kernels()}"
+                raise LynxError(f"{self.name}: unknown backend {name!r}; {here}")
         return tuple(known[name] for name in names)
 
     def why(self, *args: Any, backend: str = "auto") -> str:

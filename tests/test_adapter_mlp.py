@@ -106,5 +106,8 @@ def test_mixed_dtypes_run_on_the_reference_and_keep_the_input_dtype() -> None:
     wide = {name: tensor.double() for name, tensor in tensors.items()}
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, ops.adapter_mlp(**wide).bfloat16())
-    with pytest.raises(LynxError, match=r"cpu_avx2: .*throughout \(got bfloat16, float32\)"):
+    refused = (
+        r"unknown backend .*_C is not built" if native.module() is None else r"cpu_avx2: .*\(got bfloat16, float32\)"
+    )
+    with pytest.raises(LynxError, match=refused):
         ops.adapter_mlp(**tensors, backend="cpu_avx2")

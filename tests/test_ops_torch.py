@@ -46,9 +46,12 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64], ids=["float32", "bfloat16", "float64"]
+)
 def test_opcheck(suite: Suite, dtype: torch.dtype) -> None:
-    """Schema, shape function and dispatch of every torch op that a forward and a backward call go through."""
+    """Schema, shape function and dispatch of every torch op that a forward and a backward call go through; in float64,
+    of their references."""
     with Recorder() as recorder:
         output_and_gradients(suite.function, draw(small_case(suite), dtype, 0), suite.differentiable)
     names = {func.__name__ for func, _ in recorder.calls}

@@ -12,7 +12,7 @@ from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
-from .reference import adapter_mlp_reference
+from .reference import adapter_mlp_backward_reference, adapter_mlp_reference
 
 __all__ = ["adapter_mlp"]
 
@@ -111,9 +111,7 @@ def _reference_forward(*args: Any) -> Tensor:
 
 def _reference_backward(dy: Tensor, *args: Any) -> tuple[Tensor, ...]:
     *tensors, eps = args
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in tensors]
-        return torch.autograd.grad(adapter_mlp_reference(*leaves, eps=eps), leaves, dy)
+    return adapter_mlp_backward_reference(dy, *tensors, eps=eps)
 
 
 def _fake_forward(*args: Any) -> Tensor:
