@@ -16,7 +16,12 @@ from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
-from .reference import prefix_attention_stats_reference, prefix_attention_varlen_stats_reference
+from .reference import (
+    prefix_attention_backward_reference,
+    prefix_attention_stats_reference,
+    prefix_attention_varlen_backward_reference,
+    prefix_attention_varlen_stats_reference,
+)
 
 __all__ = ["prefix_attention", "prefix_attention_varlen"]
 
@@ -226,19 +231,19 @@ def _reference_varlen_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tu
 
 
 def _reference_backward(d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _gradients(_reference_forward, d_o, *rest)
+    q, k, v, _, _, prefix_lens, kv_mask, causal, scale = rest
+    gradients = prefix_attention_backward_reference(
+        d_o, q, k, v, prefix_lens=prefix_lens, kv_mask=kv_mask, causal=causal, softmax_scale=scale
+    )
+    return tuple(g.contiguous() for g in gradients)
 
 
 def _reference_varlen_backward(d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _gradients(_reference_varlen_forward, d_o, *rest)
-
-
-def _gradients(forward: Callable[..., Any], d_o: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    q, k, v, _, _, *mask_and_options = rest
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        o, _ = forward(*leaves, *mask_and_options)
-        return tuple(g.contiguous() for g in torch.autograd.grad(o, leaves, d_o, materialize_grads=True))
+    q, k, v, _, _, cu_seqlens_q, cu_seqlens_k, prefix_lens, causal, scale = rest
+    gradients = prefix_attention_varlen_backward_reference(
+        d_o, q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens=prefix_lens, causal=causal, softmax_scale=scale
+    )
+    return tuple(g.contiguous() for g in gradients)
 
 
 def _fake_outputs(q: Tensor) -> tuple[Tensor, Tensor]:

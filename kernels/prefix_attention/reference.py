@@ -52,19 +52,65 @@ def prefix_attention_stats_reference(
 
     Returns (o [B, Sq, H, D] in q's dtype, stats [B, H, Sq, 2] in float32 or float64).
     """
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    q_BHQD, k_BHKD, v_BHKD = (x.transpose(1, 2).to(dtype) for x in (q, k, v))
-    scores = q_BHQD @ k_BHKD.transpose(-1, -2) * scale
+    q_BHQD, k_BHKD, v_BHKD = (_heads_first(x) for x in (q, k, v))
     visible = visible_keys(
         q.shape[1], k.shape[1], prefix_lens=prefix_lens, causal=causal, kv_mask=kv_mask, device=q.device
     )
-    lowest = torch.finfo(dtype).min
-    scores = scores.masked_fill(~visible[:, None], lowest).maximum(scores.new_tensor(lowest))
+    scores, _ = _masked_scores(q_BHQD, k_BHKD, visible, softmax_scale)
+    lowest = torch.finfo(scores.dtype).min
     o = scores.softmax(dim=-1) @ v_BHKD
     row_max = torch.nn.functional.pad(scores, (0, 1), value=lowest).amax(dim=-1)
     row_sum = (scores - row_max[..., None]).exp().sum(dim=-1)
     return o.transpose(1, 2).to(q.dtype), torch.stack((row_max, row_sum), dim=-1)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """[B, S, H, D] to [B, H, S, D] in float32 or float64."""
+    return x.transpose(1, 2).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _masked_scores(
+    q_BHQD: Tensor, k_BHKD: Tensor, visible: Tensor, softmax_scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """The scores [B, H, Sq, Sk], the lowest finite number where hidden or less than that, and which of them are so."""
+    scale = q_BHQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    scores = q_BHQD @ k_BHKD.transpose(-1, -2) * scale
+    lowest = torch.finfo(scores.dtype).min
+    replaced = ~visible[:, None] | (scores < lowest)
+    return scores.masked_fill(replaced, lowest), replaced
+
+
+def prefix_attention_backward_reference(
+    d_o: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    prefix_lens: Tensor | None = None,
+    causal: bool = True,
+    kv_mask: Tensor | None = None,
+    softmax_scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, given that of o, written out. S is the scores, P their softmax over keys:
+
+    d_v = P^T d_o, d_P = d_o v^T, d_S = P (d_P - sum_j P d_P) and 0 where hidden,
+    d_q = scale d_S k, d_k = scale d_S^T q.
+
+    Not by autograd: the op's backward is itself a torch op, and below a dispatch mode (FlopCounterMode, for one) there
+    is no autograd to ask.
+    """
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    d_o_BHQD, q_BHQD, k_BHKD, v_BHKD = (_heads_first(x) for x in (d_o, q, k, v))
+    visible = visible_keys(
+        q.shape[1], k.shape[1], prefix_lens=prefix_lens, causal=causal, kv_mask=kv_mask, device=q.device
+    )
+    scores, replaced = _masked_scores(q_BHQD, k_BHKD, visible, softmax_scale)
+    p = scores.softmax(dim=-1)
+    d_p = d_o_BHQD @ v_BHKD.transpose(-1, -2)
+    d_s = (p * (d_p - (p * d_p).sum(dim=-1, keepdim=True))).masked_fill(replaced, 0.0)
+    gradients = (d_s @ k_BHKD * scale, d_s.transpose(-1, -2) @ q_BHQD * scale, p.transpose(-1, -2) @ d_o_BHQD)
+    d_q, d_k, d_v = (g.transpose(1, 2).to(q.dtype) for g in gradients)
+    return d_q, d_k, d_v
 
 
 def prefix_attention_reference(
@@ -132,3 +178,34 @@ def prefix_attention_varlen_reference(
     return prefix_attention_varlen_stats_reference(
         q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens=prefix_lens, causal=causal, softmax_scale=softmax_scale
     )[0]
+
+
+def prefix_attention_varlen_backward_reference(
+    d_o: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    prefix_lens: Tensor | None = None,
+    causal: bool = True,
+    softmax_scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`prefix_attention_backward_reference` on each packed sequence alone."""
+    d_q, d_k, d_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    bounds_q, bounds_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    for b in range(len(bounds_q) - 1):
+        rows_q, rows_k = slice(bounds_q[b], bounds_q[b + 1]), slice(bounds_k[b], bounds_k[b + 1])
+        gradients = prefix_attention_backward_reference(
+            d_o[None, rows_q],
+            q[None, rows_q],
+            k[None, rows_k],
+            v[None, rows_k],
+            prefix_lens=None if prefix_lens is None else prefix_lens[b : b + 1],
+            causal=causal,
+            softmax_scale=softmax_scale,
+        )
+        for rows, gradient in zip((d_q[rows_q], d_k[rows_k], d_v[rows_k]), gradients, strict=True):
+            rows.copy_(gradient[0])
+    return d_q, d_k, d_v
