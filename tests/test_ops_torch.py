@@ -105,6 +105,11 @@ def test_exports(suite: Suite) -> None:
     assert torch.equal(program.module()(**tensors_of(arguments)), shifted(suite)(**arguments))
 
 
+def steps(tensor: Tensor) -> list[int]:
+    """The strides that mean something: of axes with a next element."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1 and tensor.numel()]
+
+
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_meta_tensors_give_shape_dtype_and_strides(suite: Suite, dtype: torch.dtype) -> None:
@@ -116,7 +121,7 @@ def test_meta_tensors_give_shape_dtype_and_strides(suite: Suite, dtype: torch.dt
         on_meta = {name: t.to("meta") for name, t in tensors_of(arguments).items()}
         fake = suite.function(**{**arguments, **on_meta})
         assert fake.device.type == "meta"
-        assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride()), case.name
+        assert (fake.shape, fake.dtype, steps(fake)) == (real.shape, real.dtype, steps(real)), case.name
 
 
 @pytest.mark.parametrize("suite", SUITES)
