@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_release import train_tokenizer
+
+from lynx_engine import native, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,3 +27,29 @@ def fixtures_dir() -> Path:
 def tokenizer_model() -> bytes:
     """A small sentencepiece model with byte fallback, as LLaMA's."""
     return train_tokenizer()
+
+
+@pytest.fixture(params=["reference", "cpu_avx2", "cpu_avx512"])
+def float32_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every op on one backend for float32 that this machine can run, and on no other."""
+    yield from _on_backend(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["reference", "cpu_avx2", "cpu_avx512", "cpu_amx"])
+def bfloat16_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same for bfloat16; AMX on emulated tiles where the machine has none."""
+    monkeypatch.setenv("LYNX_EMULATE_AMX", "1")
+    yield from _on_backend(request.param, monkeypatch)
+
+
+def _on_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("LYNX_BACKEND", backend)
+    registry.refresh()
+    refused = () if backend == "reference" else native.isa_refusals(backend.removeprefix("cpu_"))
+    if refused:
+        monkeypatch.undo()
+        registry.refresh()
+        pytest.skip("; ".join(refused))
+    yield backend
+    monkeypatch.undo()
+    registry.refresh()

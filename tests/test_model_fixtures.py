@@ -18,12 +18,6 @@ from lynx_engine.model import LynxModel
 CASES = ("T1", "T2", "T3", "T4")
 
 
-@pytest.fixture(params=CASES)
-def recorded(request, fixtures_dir) -> tuple[Case, LynxModel]:
-    recorded_case = case(fixtures_dir / request.param)
-    return recorded_case, build_model(recorded_case)
-
-
 def module_of(model: LynxModel, name: str) -> nn.Module | None:
     """The module whose output the authors' recording calls `name`; None for names that are no module's output."""
     llm = model.LLM.model
@@ -69,28 +63,36 @@ def prefill(model: LynxModel, acts: dict[str, Tensor], *, position_ids: Tensor |
     return model.logits(model.decode(embeds, acts["attention_mask"], position_ids))
 
 
-@pytest.mark.parametrize("inputs", ["act_image1", "act_batch3", "act_video", "act_text"])
-def test_activations(recorded, inputs):
-    recorded_case, model = recorded
-    if not (recorded_case.folder / f"{inputs}.safetensors").exists():
-        pytest.skip(f"{recorded_case.folder.name} records no {inputs}")
+ACTIVATIONS = [
+    *[(name, f"act_{inputs}") for name in CASES for inputs in ("image1", "batch3")],
+    *[(name, "act_video") for name in ("T1", "T2")],
+    ("T1", "act_text"),
+]
+
+
+@pytest.mark.parametrize(("name", "inputs"), ACTIVATIONS)
+def test_activations(fixtures_dir, float32_backend, name, inputs):
+    recorded_case = case(fixtures_dir / name)
+    model = build_model(recorded_case)
     acts = recorded_case.tensors(inputs)
     with torch.no_grad():
         seen = record(model, list(acts), lambda: prefill(model, acts, position_ids=acts["position_ids"]))
     real = acts["attention_mask"].bool()
     assert {"llm.logits", "llm.norm", "llm.layer0"} <= set(seen)
-    for name, got in seen.items():
-        want = acts[name]
+    for module, got in seen.items():
+        want = acts[module]
         difference = (got.reshape(want.shape) - want).abs()
-        if name.startswith("llm."):
+        if module.startswith("llm."):
             difference = difference[real]  # rows of pads mean nothing (manifest, conventions)
-        assert difference.max() <= (5e-4 if name == "llm.logits" else 2e-4), f"{name}: {difference.max()}"
-        assert difference.mean() <= 1e-5 or name == "llm.logits", f"{name}: mean {difference.mean()}"
+        assert difference.max() <= (5e-4 if module == "llm.logits" else 2e-4), f"{module}: {difference.max()}"
+        assert difference.mean() <= 1e-5 or module == "llm.logits", f"{module}: mean {difference.mean()}"
 
 
-def test_positions_that_count_pads(recorded):
+@pytest.mark.parametrize("name", CASES)
+def test_positions_that_count_pads(fixtures_dir, float32_backend, name):
     """Without position_ids a forward counts pads: the training-time convention (REFERENCE.md section 5.6)."""
-    recorded_case, model = recorded
+    recorded_case = case(fixtures_dir / name)
+    model = build_model(recorded_case)
     acts = recorded_case.tensors("act_batch3")
     with torch.no_grad():
         logits = model(acts["input_ids"], acts["input_atts"], images=acts["vision"].float()).logits
@@ -98,20 +100,15 @@ def test_positions_that_count_pads(recorded):
     assert (logits[:, -8:] - want).abs().max() <= 5e-4
 
 
+# what is recorded of training: (case, batch, path of the vision tokens, label smoothing)
+MIXED, DIRECT = "get_mixed_v2t_feats", "direct"
 TRAINING = [
-    (batch, path, smoothing)
-    for batch, path in (
-        ("image_leftpad", "get_mixed_v2t_feats"),
-        ("image_rightpad", "get_mixed_v2t_feats"),
-        ("video", "get_mixed_v2t_feats"),
-        ("video", "direct"),
-    )
-    for smoothing in (0.0, 0.1)
+    *[(name, "image_leftpad", MIXED, smoothing) for name in CASES for smoothing in (0.0, 0.1)],
+    *[("T1", "image_rightpad", MIXED, smoothing) for smoothing in (0.0, 0.1)],
+    *[(name, "video", path, 0.0) for name in ("T1", "T2") for path in (MIXED, DIRECT)],
 ]
-
-
 # whole gradients were recorded for these paths; of the others their norms
-RECORDED_PATH = {"image_leftpad": "get_mixed_v2t_feats", "video": "direct"}
+RECORDED_PATH = {"image_leftpad": MIXED, "video": DIRECT}
 
 
 def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, **loss_options) -> Tensor:
@@ -121,22 +118,21 @@ def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, 
         videos = recorded_case.tensors("act_video")["vision"].float()
     else:
         images = recorded_case.tensors("act_batch3")["vision"].float()
-    vision = model.encode_mixed(images, videos, release_compat=path == "get_mixed_v2t_feats")
+    vision = model.encode_mixed(images, videos, release_compat=path == MIXED)
     inputs = [tensors[f"{batch}.{name}"] for name in ("input_ids", "input_atts")]
     return model(*inputs, vision=vision, labels=tensors[f"{batch}.labels"], **loss_options).loss
 
 
-@pytest.mark.parametrize(("batch", "path", "smoothing"), TRAINING)
-def test_losses_and_gradients(recorded, batch, path, smoothing):
-    recorded_case, model = recorded
-    name = f"{batch}.{path}.ls{smoothing}"
-    expected = recorded_case.json("train").get(name)
-    if expected is None:
-        pytest.skip(f"{recorded_case.folder.name} records no {name}")
+@pytest.mark.parametrize(("name", "batch", "path", "smoothing"), TRAINING)
+def test_losses_and_gradients(fixtures_dir, float32_backend, name, batch, path, smoothing):
+    recorded_case = case(fixtures_dir / name)
+    model = build_model(recorded_case)
+    run = f"{batch}.{path}.ls{smoothing}"
+    expected = recorded_case.json("train")[run]
     loss = training_loss(recorded_case, model, batch, path, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
     losses = training_loss(recorded_case, model, batch, path, label_smoothing=smoothing, reduction="none")
-    want = recorded_case.tensors("train")[f"{name}.loss_none"]
+    want = recorded_case.tensors("train")[f"{run}.loss_none"]
     assert (losses.detach().view_as(want) - want).abs().max() <= 5e-4
 
     loss.backward()
@@ -154,7 +150,7 @@ def test_losses_and_gradients(recorded, batch, path, smoothing):
 
 
 @pytest.mark.parametrize("name", ["T1", "T2"])
-def test_mixed_batch_puts_videos_first(fixtures_dir, name):
+def test_mixed_batch_puts_videos_first(fixtures_dir, float32_backend, name):
     recorded_case = case(fixtures_dir / name)
     model = build_model(recorded_case)
     tensors = recorded_case.tensors("train")
@@ -165,7 +161,7 @@ def test_mixed_batch_puts_videos_first(fixtures_dir, name):
     assert (got - tensors["mixed.v2t_feats"]).abs().max() <= 2e-4
 
 
-def test_bfloat16(fixtures_dir):
+def test_bfloat16(fixtures_dir, bfloat16_backend):
     """bf16 logits within the stated mean 0.03 of the authors' bf16 run."""
     recorded_case = case(fixtures_dir / "T1")
     model = build_model(recorded_case).to(torch.bfloat16)
