@@ -237,4 +237,21 @@ PRESETS: dict[str, LynxConfig] = {
     "lynx_13b": _llama("lynx_13b", 5120, 40, 40, 13824),
     "lynx_30b": _llama("lynx_30b", 6656, 60, 52, 17920),
     "lynx_65b": _llama("lynx_65b", 8192, 80, 64, 22016),
+    "demo": LynxConfig(
+        vision=VisionConfig(
+            image_size=64, patch_size=8, hidden_size=192, num_layers=4, num_heads=6, intermediate_size=768
+        ),
+        bridge=BridgeConfig(num_layers=2, num_latents=32),
+        llm=LlamaConfig(
+            vocab_size=641,
+            hidden_size=192,
+            num_layers=4,
+            num_heads=6,
+            intermediate_size=512,
+            max_position_embeddings=512,
+            pad_token_id=640,
+        ),
+        adapter_freq=1,
+        name="demo",
+    ),
 }
