@@ -24,6 +24,7 @@ from .errors import LynxError
 if TYPE_CHECKING:
     from .generate import GenerationConfig
     from .lynx import Generation, Lynx
+    from .text import Tokenizer
 
 Preset = Literal["greedy", "open-vqa", "open-vqa-video", "describe", "demo", "round-0", "release"]
 
@@ -222,11 +223,17 @@ class Train:
 
     def run(self) -> None:
         from . import set_num_threads
-        from .demo import train_demo
+        from .demo import new_model, phases
+        from .train import FitConfig, fit
+        from .weights import save_model
 
         if self.threads is not None:
             set_num_threads(self.threads)
-        print(train_demo(self.out, scale=self.scale))
+        model, tokenizer = new_model(), _run_tokenizer(self.out / "tokenizer")
+        for phase in phases(model, tokenizer, self.scale):
+            config = FitConfig(phase.steps, phase.peak_lr, phase.start_lr)
+            fit(phase.module, phase.batch, phase.loss, config, self.out, name=phase.name)
+        print(save_model(model, self.out / "model", tokenizer_folder=self.out / "tokenizer", dtype="bfloat16"))
 
 
 @dataclass
@@ -280,6 +287,17 @@ def _parse(arguments: list[str] | None) -> Command:
         if not end.code:
             raise
         raise LynxError(re.sub(r"[╭╮╰╯│─]+", " ", errors.getvalue())) from None
+
+
+def _run_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a training run: trained when the run starts, read when it continues."""
+    from .demo import train_tokenizer
+    from .text import Tokenizer
+
+    if not (folder / "added_tokens.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        Tokenizer(train_tokenizer()).save(folder)
+    return Tokenizer.from_folder(folder)
 
 
 def _answer_json(lynx: Lynx, generation: Generation, load_seconds: float) -> str:
