@@ -29,7 +29,7 @@ test: build
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard tests/*.cpp)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard tests/*.cpp bench/native/*.cpp bench/native/*.h bench/native/ops/*.cpp)
 	$(BIN)/mypy
 
 build: $(VENV)/.built
