@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,3 +42,23 @@ class Suite:
     cases: tuple[Case, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     differentiable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StaticCase:
+    """One way to compile a Triton kernel: `STATIC_CASES` of a cuda_triton.py, which bench.gpu_static compiles and watches.
+
+    kernel: the @triton.jit function. signature: argument -> Triton's type, as "*bf16" or "i32"; constants: argument ->
+    value of a tl.constexpr. divisible_by_16: integers that launches find divisible; pointers are, always.
+    options: num_warps, num_stages, ... of the launch. sass: instructions that the machine code must have, as "HGMMA"
+    or "LDG.128". arch: the compute capability.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    divisible_by_16: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sass: tuple[str, ...] = ()
+    arch: int = 90
