@@ -1,0 +1,100 @@
+"""The formulas of bench/flops.py count what torch's own counter counts, part by part, on the demo preset."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from bench import flops
+from torch.utils.flop_counter import FlopCounterMode
+
+from lynx_engine import LynxConfig, ops
+from lynx_engine.demo import new_model
+from lynx_engine.generate import DecoderSession, KVCache
+from lynx_engine.model import LynxModel
+
+CONFIG = LynxConfig.preset("demo")
+BATCH, TEXT = 2, 9
+POSITIONS = CONFIG.bridge.num_latents + TEXT
+
+
+@pytest.fixture(autouse=True)
+def _references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ops in plain torch: a compiled kernel's products are hidden from the counter."""
+    for name in ("adapter_mlp", "patch_embed", "prefix_attention"):
+        module = importlib.import_module(f"lynx_engine.kernels.{name}.reference")
+        monkeypatch.setattr(ops, name, getattr(module, f"{name}_reference"))
+
+
+@pytest.fixture(scope="module")
+def model() -> LynxModel:
+    return new_model()
+
+
+def counted(call: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def hidden_pairs(times: int) -> int:
+    """FLOPs of the pairs that causality hides: the counter sees them, since the reference computes all and masks."""
+    hidden = POSITIONS**2 - flops.causal_pairs(POSITIONS, POSITIONS)
+    return times * CONFIG.llm.num_layers * flops.attention(CONFIG.llm.hidden_size, BATCH * hidden)
+
+
+def pixels() -> torch.Tensor:
+    side = CONFIG.vision.image_size
+    return torch.zeros(BATCH, side, side, 3, dtype=torch.uint8)
+
+
+def test_vision_and_resampler(model: LynxModel) -> None:
+    wanted = counted(lambda: model.vision_encoder(pixels()))
+    assert flops.vision(CONFIG, BATCH, 4).flops == wanted
+    media = torch.zeros(BATCH, CONFIG.vision.num_tokens, CONFIG.vision.hidden_size)
+    assert flops.resampler(CONFIG, BATCH, 4).flops == counted(lambda: model.bridge(media))
+
+
+def test_prefill(model: LynxModel) -> None:
+    embeds = torch.zeros(BATCH, POSITIONS, CONFIG.llm.hidden_size)
+    wanted = counted(lambda: DecoderSession(model, embeds).prefill()) - hidden_pairs(times=1)
+    assert flops.prefill(CONFIG, BATCH, POSITIONS, 4).flops == wanted
+
+
+def test_decode(model: LynxModel) -> None:
+    cache = KVCache(CONFIG.llm.num_layers)
+    model.decode(torch.zeros(BATCH, POSITIONS, CONFIG.llm.hidden_size), cache=cache)
+    new = torch.zeros(BATCH, 1, CONFIG.llm.hidden_size)
+    wanted = counted(lambda: model.logits(model.decode(new, cache=cache)))
+    assert flops.decode(CONFIG, BATCH, POSITIONS, 4).flops == wanted
+
+
+def test_answer_is_a_prefill_and_its_steps() -> None:
+    wanted = flops.prefill(CONFIG, 1, 7, 4) + flops.decode(CONFIG, 5, 7, 4) + flops.decode(CONFIG, 5, 8, 4)
+    assert flops.answer(CONFIG, 5, 7, 3, 4) == wanted
+
+
+def test_train_step(model: LynxModel) -> None:
+    ids = torch.ones(BATCH, TEXT, dtype=torch.int64)
+
+    def step() -> None:
+        loss = model(ids, images=pixels(), labels=ids).loss
+        assert loss is not None
+        loss.backward()
+
+    wanted = counted(step) - hidden_pairs(times=3)
+    assert flops.train_step(CONFIG, BATCH, TEXT, 4).flops == wanted
+
+
+def test_bytes_are_the_weights_and_what_goes_in_and_out(model: LynxModel) -> None:
+    """Parameters that a step must read, counted off the modules themselves."""
+    decoder = sum(p.numel() for p in model.LLM.parameters()) - model.LLM.model.embed_tokens.weight.numel()
+    hidden, vocab, layers = CONFIG.llm.hidden_size, CONFIG.llm.vocab_size, CONFIG.llm.num_layers
+    cache = 2 * layers * 3 * 11 * hidden
+    assert flops.decode(CONFIG, 3, 10, 2).bytes == 2 * (decoder + 3 * hidden + cache + 3 * vocab)
+    vit = sum(p.numel() for p in model.vision_encoder.parameters())
+    tokens = 3 * CONFIG.vision.num_tokens * CONFIG.vision.hidden_size
+    assert flops.vision(CONFIG, 3, 2).bytes == 2 * (vit + tokens) + 3 * 3 * CONFIG.vision.image_size**2
