@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench import flops
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import flops
 from lynx_engine import LynxConfig, ops
 from lynx_engine.demo import new_model
 from lynx_engine.generate import DecoderSession, KVCache
