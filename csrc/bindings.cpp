@@ -6,6 +6,7 @@ void bind_core(pybind11::module_& m);
 void bind_adapter_mlp(pybind11::module_& m);
 void bind_patch_embed(pybind11::module_& m);
 void bind_prefix_attention(pybind11::module_& m);
+void bind_probe(pybind11::module_& m);
 }  // namespace lynx
 
 PYBIND11_MODULE(_C, m) {
@@ -13,4 +14,5 @@ PYBIND11_MODULE(_C, m) {
   lynx::bind_adapter_mlp(m);
   lynx::bind_patch_embed(m);
   lynx::bind_prefix_attention(m);
+  lynx::bind_probe(m);
 }

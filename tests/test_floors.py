@@ -17,6 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"env", "config", "_C"}),
     frozenset({"native"}),
     frozenset({"registry", "contract", "cases"}),
+    frozenset({"yardstick"}),
     frozenset({"kernels"}),
     frozenset({"ops"}),
     frozenset({"model", "text", "media", "weights"}),

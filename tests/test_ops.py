@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_yardstick import (
+from torch import Tensor
+
+from lynx_engine import native, ops, registry
+from lynx_engine.cases import Case, Suite
+from lynx_engine.errors import LynxError
+from lynx_engine.yardstick import (
     SEEDS,
     assert_same_non_finite,
     draw,
@@ -22,11 +27,6 @@ from op_yardstick import (
     strided,
     yardstick,
 )
-from torch import Tensor
-
-from lynx_engine import native, ops, registry
-from lynx_engine.cases import Case, Suite
-from lynx_engine.errors import LynxError
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ops.suites()

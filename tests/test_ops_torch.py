@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from op_yardstick import draw, map_floats, output_and_gradients
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from lynx_engine import ops
 from lynx_engine.cases import Case, Suite
+from lynx_engine.yardstick import draw, map_floats, output_and_gradients
 
 
 @functools.cache

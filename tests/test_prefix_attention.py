@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from op_yardstick import assert_same_non_finite
 from torch import Tensor
 
 from lynx_engine import LynxError, registry
 from lynx_engine.ops import prefix_attention, prefix_attention_varlen
+from lynx_engine.yardstick import assert_same_non_finite
 
 BACKENDS = ["cpu_avx2", "cpu_avx512", "cpu_amx", "reference"]
 VECTOR_BACKENDS = ("cpu_avx2", "cpu_avx512")
