@@ -16,8 +16,8 @@ namespace py = pybind11;
 
 namespace lynx {
 
-#define LYNX_DECLARE(isa)                 \
-  namespace isa {                         \
+#define LYNX_DECLARE(isa)                \
+  namespace isa {                        \
   extern const probe::Peaks probe_peaks; \
   }
 LYNX_BACKENDS(LYNX_DECLARE)
