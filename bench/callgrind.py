@@ -38,15 +38,24 @@ class Driver:
     calls: tuple[Call, ...]
 
     def counts(self, calls: list[Call]) -> dict[str, int]:
-        """Instructions of each call: AVX2 by callgrind, which knows no later set; the others by single steps."""
-        by_callgrind = [call for call in calls if call.isa == "avx2"]
-        stepped = [call for call in calls if call.isa != "avx2"]
-        counted = [*self._callgrind(by_callgrind), *self.steps(stepped)]
-        return {call.key: count for call, count in zip([*by_callgrind, *stepped], counted, strict=True)}
+        """Instructions of each call: AVX2 by callgrind, which knows no later set; the others by single steps.
 
-    def steps(self, calls: list[Call]) -> list[int]:
-        process = finished(self.program, "step", *(str(call.number) for call in calls))
-        return [int(line) for line in process.stdout.split()]
+        A call of an AMX kernel has a second count, of its tile instructions: they do the work of hundreds of others and
+        would be lost among them.
+        """
+        by_callgrind = [call for call in calls if call.isa == "avx2"]
+        counts = {call.key: n for call, n in zip(by_callgrind, self._callgrind(by_callgrind), strict=True)}
+        for call, (every, tiles) in self.steps([call for call in calls if call.isa != "avx2"]).items():
+            counts[call.key] = every
+            if call.isa == "amx":
+                counts[f"{call.key}, tile instructions"] = tiles
+        return counts
+
+    def steps(self, calls: list[Call]) -> dict[Call, tuple[int, int]]:
+        """Instructions of each call by single steps, and those of them that are AMX's."""
+        lines = finished(self.program, "step", *(str(call.number) for call in calls)).stdout.splitlines()
+        pairs = (map(int, line.split()) for line in lines)
+        return {call: (every, tiles) for call, (every, tiles) in zip(calls, pairs, strict=True)}
 
     def _callgrind(self, calls: list[Call]) -> list[int]:
         if not calls:

@@ -9,7 +9,7 @@ one call of each kernel of kernels/<op>/cpu_<isa>.cpp at small sizes, on one thr
 AVX2 kernels are counted by callgrind. Valgrind knows neither AVX-512 nor AMX, so these kernels are counted by the
 processor itself: the trap flag stops it after each instruction (bench/native/step.cpp). Both ways agree on AVX2 within
 0.2 % (tests/test_bench_instructions.py). AMX kernels are counted on every AVX-512 processor: without AMX the tile
-instructions trap and are emulated, and each counts as one.
+instructions trap and are emulated, and each counts as one. Their number is watched on its own as well.
 
 Counts belong to the compiler that made the code. The file keeps one column a compiler; with a compiler that it does not
 know, nothing is compared and the command says so with exit code 0. To watch such a compiler without committing its
@@ -21,6 +21,7 @@ An instruction count is no time: bench.ops finds the kernel that misses the cach
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Miss:
     def percent(self) -> float | None:
         if self.recorded is None or self.now is None:
             return None
+        if self.recorded == 0:
+            return math.inf if self.now else 0.0
         return 100.0 * (self.now - self.recorded) / self.recorded
 
 

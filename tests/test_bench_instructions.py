@@ -36,6 +36,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     return driver
 
 
+@pytest.fixture(scope="module")
+def driver_built() -> Driver:
+    try:
+        return build_driver()
+    except LynxError as error:
+        pytest.skip(f"the driver cannot be built here: {error}")
+
+
 @pytest.mark.usefixtures("driver")
 def test_a_count_is_recorded_compared_and_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "counts.json"
@@ -74,9 +82,9 @@ def test_bad_use_is_one_error(tmp_path: Path) -> None:
 
 
 def test_one_percent_either_way_is_a_miss() -> None:
-    recorded = {"up": 1000, "down": 1000, "same": 1000, "near": 1000, "gone": 5}
-    now = {"up": 1010, "down": 990, "same": 1000, "near": 1009, "new": 5}
-    assert [miss.kernel for miss in misses(recorded, now)] == ["down", "gone", "new", "up"]
+    recorded = {"up": 1000, "down": 1000, "same": 1000, "near": 1000, "gone": 5, "none": 0, "some": 0}
+    now = {"up": 1010, "down": 990, "same": 1000, "near": 1009, "new": 5, "none": 0, "some": 1}
+    assert [miss.kernel for miss in misses(recorded, now)] == ["down", "gone", "new", "some", "up"]
 
 
 def test_a_kernel_that_no_call_counts_is_an_error() -> None:
@@ -95,20 +103,28 @@ def test_a_profile_counts_the_program_and_not_the_library() -> None:
     assert own_instructions(profile, Path("/build/lynx_count")) == 113
 
 
-def test_counts_repeat_and_both_ways_agree() -> None:
+def test_counts_repeat_and_both_ways_agree(driver_built: Driver) -> None:
     """Callgrind and single steps on the same AVX2 code; 0.2 % for the frame of the call, and for valgrind's reading."""
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed: apt-get install valgrind")
-    try:
-        driver = build_driver()
-    except LynxError as error:
-        pytest.skip(f"the driver cannot be built here: {error}")
+    driver = driver_built
     calls = [call for call in driver.calls if call.isa == "avx2" and call.runs][:2]
     if not calls:
         pytest.skip("this processor has no AVX2")
     counted, stepped = driver.counts(calls), driver.steps(calls)
     assert driver.counts(calls) == counted
     assert driver.steps(calls) == stepped
-    for call, steps in zip(calls, stepped, strict=True):
+    for call, (steps, tiles) in stepped.items():
         assert steps > 1000
+        assert tiles == 0
         assert abs(counted[call.key] - steps) <= 0.002 * steps
+
+
+def test_tile_instructions_are_counted(driver_built: Driver) -> None:
+    calls = [call for call in driver_built.calls if call.isa == "amx" and call.runs][:1]
+    if not calls:
+        pytest.skip("this compiler has no AMX, or this processor no AVX-512")
+    counts = driver_built.counts(calls)
+    assert driver_built.counts(calls) == counts
+    every, tiles = counts[calls[0].key], counts[f"{calls[0].key}, tile instructions"]
+    assert 0 < tiles < every

@@ -33,8 +33,12 @@ void* zeros(int64_t bytes);
 /// Numbers in [-scale, scale), the same in every process and on every machine; `seed` tells arrays apart.
 void* numbers(DType dtype, int64_t count, float scale, uint32_t seed);
 
-/// Instructions that `call` runs in the text of this program, counted one trap at a time; see step.cpp.
-int64_t stepped(const Call& call);
+/// Instructions that `call` runs in the text of this program, and those of them that are AMX's.
+struct Steps {
+  int64_t all, tiles;
+};
+/// Counts one trap at a time; see step.cpp.
+Steps stepped(const Call& call);
 
 }  // namespace lynx::bench
 

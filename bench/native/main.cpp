@@ -3,7 +3,7 @@
 //   lynx_count list              "compiler<TAB>NAME", then a line a call: isa, op, name, "runs" or "absent", by tabs
 //   lynx_count call NUMBER...    each call of that line number (0 is the first call): once to warm up, once inside
 //                                lynx_counted_call, which callgrind collects
-//   lynx_count step NUMBER...    the same, counted by single steps: a number a line
+//   lynx_count step NUMBER...    the same, counted by single steps: a line a call, all and AMX instructions
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -81,7 +81,8 @@ int main(int count, char** arguments) {
     const Call call = counted.prepare();
     call();
     if (what == "step") {
-      std::printf("%lld\n", static_cast<long long>(stepped(call)));
+      const Steps steps = stepped(call);
+      std::printf("%lld %lld\n", static_cast<long long>(steps.all), static_cast<long long>(steps.tiles));
     } else {
       lynx_counted_call(call);
     }

@@ -17,30 +17,40 @@ namespace lynx::bench {
 namespace {
 
 constexpr unsigned long long kTrapFlag = 0x100;
-volatile int64_t steps = 0;
+volatile int64_t steps = 0, tiles = 0;
+
+/// VEX.0F38 with an opcode that only AMX has: configure, zero and release; load and store; multiply.
+bool is_tile_instruction(const uint8_t* code) {
+  constexpr int kThreeBytes = 0xc4, k0f38 = 2;
+  if (code[0] != kThreeBytes || (code[1] & 0x1f) != k0f38) return false;
+  return code[3] == 0x49 || code[3] == 0x4b || code[3] == 0x5c || code[3] == 0x5e;
+}
 
 void on_step(int, siginfo_t*, void* context) {
   const auto next = static_cast<uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
-  const bool ours =
-      next >= reinterpret_cast<uintptr_t>(&__executable_start) && next < reinterpret_cast<uintptr_t>(&etext);
-  if (ours) steps = steps + 1;
+  const auto begin = reinterpret_cast<uintptr_t>(&__executable_start), end = reinterpret_cast<uintptr_t>(&etext);
+  if (next < begin || next >= end) return;
+  steps = steps + 1;
+  if (is_tile_instruction(reinterpret_cast<const uint8_t*>(next))) tiles = tiles + 1;
 }
 
 }  // namespace
 
-int64_t stepped(const Call& call) {
+Steps stepped(const Call& call) {
   struct sigaction action{}, previous{};
   action.sa_sigaction = on_step;
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGTRAP, &action, &previous);
-  const int64_t trapped = trapped_instructions();
-  steps = 0;
+  const int64_t before = trapped_instructions();
+  steps = tiles = 0;
   __writeeflags(__readeflags() | kTrapFlag);
   lynx_counted_call(call);
   __writeeflags(__readeflags() & ~kTrapFlag);
   sigaction(SIGTRAP, &previous, nullptr);
-  // An emulated AMX instruction is stepped over without a trap of its own.
-  return steps + trapped_instructions() - trapped;
+  // An emulated instruction ends in a signal of its own, without a trap: on_step has seen the first of a row as what
+  // comes next, and none of those that follow it.
+  const int64_t emulated = trapped_instructions() - before;
+  return emulated > 0 ? Steps{steps + emulated, emulated} : Steps{steps, tiles};
 }
 
 }  // namespace lynx::bench
