@@ -51,9 +51,9 @@ def _parse(command: type[Command], prog: str) -> Command:
         raise LynxError(re.sub(r"[╭╮╰╯│─]+", " ", errors.getvalue())) from None
 
 
-def finished(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """A program that ended well, with its output. LynxError with its last lines where it failed."""
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+def finished(*command: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A program that ended well in `folder`, with its output. LynxError with its last lines where it failed."""
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if process.returncode != 0:
         last = (process.stdout + process.stderr).splitlines()[-12:]
         raise LynxError(f"{' '.join(map(str, command))}: exit code {process.returncode}: {' | '.join(last)}")

@@ -2,6 +2,7 @@
 
     python -m bench.instructions             count, compare; exit code 1 and a table on a miss
     python -m bench.instructions --update    count, and write the file
+    python -m bench.instructions --base REV  count that revision too, and compare with it: any compiler will do
 
 Counts repeat exactly where times vary by tens of percent, so a small change shows on a busy machine. What is counted is
 one call of each kernel of kernels/<op>/cpu_<isa>.cpp at small sizes, on one thread, by the C++ driver in bench/native.
@@ -12,8 +13,8 @@ processor itself: the trap flag stops it after each instruction (bench/native/st
 instructions trap and are emulated, and each counts as one. Their number is watched on its own as well.
 
 Counts belong to the compiler that made the code. The file keeps one column a compiler; with a compiler that it does not
-know, nothing is compared and the command says so with exit code 0. To watch such a compiler without committing its
-column, count the base into a file of your own first: `--file base.json --update` there, `--file base.json` here.
+know, nothing is compared and the command says so with exit code 0. --base needs no file: it builds both revisions with
+this machine's compiler and compares the calls that both have.
 
 An instruction count is no time: bench.ops finds the kernel that misses the cache more often or waits on a divider.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.callgrind import Call, Driver, build_driver
-from bench.command import ROOT, run_command
+from bench.command import ROOT, finished, run_command
 from lynx_engine.errors import LynxError
 
 TOLERANCE_PERCENT = 1.0
@@ -62,17 +64,30 @@ class Instructions:
     """Write the counts of this compiler to the file."""
     op: str | None = None
     """Only this op's kernels."""
+    base: str | None = None
+    """Compare with this revision's kernels, built here, and not with the file."""
     file: Path = ROOT / "bench" / "instructions.json"
     """The recorded counts, by compiler."""
 
     def run(self) -> int:
+        if self.base is not None and self.update:
+            raise LynxError("--update writes the file and --base reads a revision: choose one")
         driver = build_driver()
         demand_calls_of_every_kernel(driver)
         calls = chosen(driver, self.op)
-        columns = read_columns(self.file)
         if absent := sorted({call.isa for call in calls if not call.runs}):
             print(f"not counted: this processor does not run {', '.join(absent)}")
         calls = [call for call in calls if call.runs]
+        if self.base is not None:
+            before, now = base_counts(self.base, driver.compiler), driver.counts(calls)
+            both = before.keys() & now.keys()
+            return report(
+                misses({key: before[key] for key in both}, {key: now[key] for key in both}), len(both), self.base
+            )
+        return self._against_file(driver, calls)
+
+    def _against_file(self, driver: Driver, calls: list[Call]) -> int:
+        columns = read_columns(self.file)
         column = columns.get(driver.compiler)
         if column is None and not self.update:
             print(
@@ -124,6 +139,21 @@ def write_columns(path: Path, columns: dict[str, Counts]) -> None:
     path.write_text(json.dumps(columns, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def base_counts(revision: str, compiler: str) -> Counts:
+    """Counts of a revision's kernels, built with this compiler in a work tree of its own."""
+    with tempfile.TemporaryDirectory(prefix="lynx-base-") as folder:
+        tree, file = Path(folder) / "tree", Path(folder) / "counts.json"
+        finished("git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, revision)
+        try:
+            finished(sys.executable, "-m", "bench.instructions", "--update", "--file", file, folder=tree)
+        finally:
+            finished("git", "-C", ROOT, "worktree", "remove", "--force", tree)
+        columns = read_columns(file)
+    if compiler not in columns:
+        raise LynxError(f"{revision} was built with {', '.join(columns)}, this work tree with {compiler}")
+    return columns[compiler]
+
+
 def misses(recorded: Counts, now: Counts) -> list[Miss]:
     """Calls that run 1 % more or fewer instructions than recorded, and those that only one side knows.
 
@@ -133,10 +163,10 @@ def misses(recorded: Counts, now: Counts) -> list[Miss]:
     return [pair for pair in pairs if pair.percent is None or abs(pair.percent) >= TOLERANCE_PERCENT]
 
 
-def report(missed: list[Miss], counted: int, compiler: str) -> int:
+def report(missed: list[Miss], counted: int, record: str) -> int:
     """Prints what was found; the exit code."""
     if not missed:
-        print(f"{counted} calls of CPU kernels run as many instructions as recorded ({compiler}, within 1 %)")
+        print(f"{counted} instruction counts of CPU kernels are within 1 % of the record ({record})")
         return 0
     table = Table("kernel", "recorded", "now", "percent")
     for miss in missed:
@@ -144,7 +174,7 @@ def report(missed: list[Miss], counted: int, compiler: str) -> int:
         recorded, now = ("none" if n is None else f"{n:,}" for n in (miss.recorded, miss.now))
         table.add_row(miss.kernel, recorded, now, percent)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    print(f"{len(missed)} of {counted} calls miss their record ({compiler}); if that is meant: --update")
+    print(f"{len(missed)} of {counted} counts miss their record ({record}); --update records a change that is meant")
     return 1
 
 

@@ -72,6 +72,20 @@ def test_update_keeps_what_was_not_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("driver")
+def test_a_base_is_compared_where_both_have_the_call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = {"norm avx2 forward T=1": 1000, "rope avx2 forward T=1": 700, "gone avx2 forward T=1": 1}
+    monkeypatch.setattr(instructions, "base_counts", lambda revision, compiler: base)
+    assert Instructions(base="HEAD").run() == 0
+    assert "2 instruction counts" in capsys.readouterr().out
+    base["rope avx2 forward T=1"] = 600
+    assert Instructions(base="HEAD").run() == 1
+    with pytest.raises(LynxError, match="choose one"):
+        Instructions(base="HEAD", update=True).run()
+
+
+@pytest.mark.usefixtures("driver")
 def test_bad_use_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(LynxError, match="no op 'nrom'.*there are norm, rope"):
         Instructions(op="nrom").run()
