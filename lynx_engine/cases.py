@@ -46,7 +46,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class StaticCase:
-    """One way to compile a Triton kernel: `STATIC_CASES` of a cuda_triton.py, which bench.gpu_static compiles and watches.
+    """One way to compile a Triton kernel, for bench.gpu_static: an entry of `STATIC_CASES` in a cuda_triton.py.
 
     kernel: the @triton.jit function. signature: argument -> Triton's type, as "*bf16" or "i32"; constants: argument ->
     value of a tl.constexpr. divisible_by_16: integers that launches find divisible; pointers are, always.
