@@ -1,0 +1,73 @@
+"""What a user would run Lynx's decoder with instead: each peer in a file of its own, none of them a dependency.
+
+A peer holds the same weights as ours, the adapters included, and takes the same embeddings, so that its logits can be
+compared before anything is timed. Adding one = a file with `load(subject) -> PeerModel` and a line in `PEERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from lynx_engine.errors import LynxError
+
+if TYPE_CHECKING:
+    from bench.parts.subject import Subject
+    from lynx_engine.generate import GenerationConfig
+
+Run = Callable[[], Tensor]
+
+
+class PeerModel(Protocol):
+    """Each method prepares one call to be timed, or returns None for what the peer does not do."""
+
+    def prefill(self, embeds: Tensor) -> Run | None:
+        """Logits [1, V] behind embeddings [1, S, H], from nothing, with a cache to go on from."""
+
+    def decode(self, embeds: Tensor, token_ids: Tensor) -> Run | None:
+        """Logits [B, V] after one new token [B, 1] in B rows that all continue `embeds`; every call does the same."""
+
+    def answer(self, embeds: Tensor, generation: GenerationConfig) -> Run | None:
+        """The ids [1, T] of the best answer of a beam search."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A module with `load`, the package that it needs, and the arguments of `pip install` for it."""
+
+    module: str
+    package: str
+    install: str
+
+
+PEERS = {
+    "transformers": Peer("bench.peers_e2e.transformers_llama", "transformers", "-c constraints.txt transformers"),
+    # without its dependencies, since all that is missing then is the package that reports every import to its maker
+    "openvino": Peer("bench.peers_e2e.openvino_llama", "openvino", "-c constraints.txt --no-deps openvino"),
+}
+
+
+def chosen_peers(peer: str) -> tuple[str, ...]:
+    """The names that `--peer` means."""
+    if peer in ("none", "all"):
+        return tuple(PEERS) if peer == "all" else ()
+    if peer not in PEERS:
+        raise LynxError(f"unknown peer {peer!r}; peers: none, {', '.join(PEERS)}, all")
+    return (peer,)
+
+
+def load_peer(name: str, subject: Subject) -> PeerModel:
+    """The peer around the subject's own weights. LynxError where its package is not installed."""
+    peer = PEERS[name]
+    try:
+        module = importlib.import_module(peer.module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != peer.package:
+            raise
+        raise LynxError(f"peer {name} is not installed: pip install {peer.install}") from error
+    model: PeerModel = module.load(subject)
+    return model

@@ -1,0 +1,219 @@
+"""bench.e2e on the demo preset: every part runs and gives a row, wrong results and wrong peers give no time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import e2e, flops
+from bench.ceilings import Ceilings
+from bench.command import run_command
+from bench.parts import jobs, subject
+from bench.parts.jobs import PARTS, Job
+from bench.parts.measure import OURS, Agreement, WrongResultError, measure
+from bench.parts.memory import with_peak
+from bench.parts.subject import Subject, load_subject, preset_config
+from bench.peers_e2e import PEERS, PeerModel, Run, load_peer
+from bench.row import Row, read_rows
+from lynx_engine import GenerationConfig, LynxError, registry
+from lynx_engine.generate import DecoderSession
+
+CEILINGS = Ceilings("cpu", 1, {"float32": 0.2, "bfloat16": 3.0}, {}, 15.0, 14.0)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Subject:
+    return load_subject("demo", "float32", "cpu", tuple(PARTS))
+
+
+@pytest.fixture
+def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small size a part, and no time spent on repeats."""
+    monkeypatch.setattr(jobs, "IMAGE_BATCHES", (2,))
+    monkeypatch.setattr(jobs, "PREFILL_POSITIONS", (40,))
+    monkeypatch.setattr(jobs, "DECODE_BATCHES", (3,))
+    monkeypatch.setattr(jobs, "ANSWER_TOKENS", 4)
+    monkeypatch.setattr(e2e, "measure_ceilings", lambda threads, device: CEILINGS)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench.e2e", "--seconds", "0", *arguments])
+    return run_command(e2e.E2E, "e2e")
+
+
+@pytest.mark.usefixtures("few_sizes")
+def test_every_part_gives_a_line_and_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, "--json", str(tmp_path / "rows.json")) == 0
+    rows = read_rows(tmp_path / "rows.json")
+    assert [row.op for row in rows] == [f"e2e/{part}" for part in PARTS]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] in PARTS]
+    assert [line.split()[0] for line in lines] == list(PARTS)
+    for row in rows:
+        check(row)
+    assert [row.mode for row in rows] == ["both" if row.op == "e2e/train" else "forward" for row in rows]
+
+
+def check(row: Row) -> None:
+    """What a reader of the JSON may rely on."""
+    assert row.case.startswith("demo ")
+    assert (row.dtype, row.device, row.peer, row.speedup) == ("bfloat16", "cpu", "none", None)
+    assert 0 < row.p10_us <= row.median_us <= row.p90_us
+    assert row.runs >= 3
+    assert row.flops > 0 and row.bytes > 0
+    assert math.isclose(row.tflops, row.flops / row.median_us / 1e6)
+    assert math.isclose(row.gbps, row.bytes / row.median_us / 1e3)
+    reached, ceiling = (row.tflops, 3.0) if row.bound == "compute" else (row.gbps, 15.0)
+    assert row.ceiling == ceiling and math.isclose(row.ceiling_fraction, reached / ceiling)
+    assert set(row.backend.split("+")) <= {b.name for op in registry.ops().values() for b in op.backends}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--part", "vit"], ["unknown part 'vit'", *PARTS]),
+        (["--preset", "lynx_9b"], ["unknown preset 'lynx_9b'", "lynx_8b/8", "demo"]),
+        (["--preset", "lynx_8b/0"], ["unknown preset 'lynx_8b/0'"]),
+        (["--peer", "vllm"], ["unknown peer 'vllm'", "none", *PEERS, "all"]),
+        (["--dtype", "int8"], ["unknown dtype 'int8'", "float32", "bfloat16"]),
+        (["--device", "tpu"], ["unknown device 'tpu'", "cpu, cuda"]),
+        (["--threads", "0"], ["set_num_threads"]),
+    ],
+)
+def test_bad_use_is_one_line(
+    arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in said:
+        assert words in line
+
+
+def test_a_model_too_large_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "_available_bytes", lambda device: 12 << 30)
+    with pytest.raises(LynxError, match=r"^lynx_8b in bfloat16 .* needs about .*, 12\.0 are free: .*lynx_8b/8"):
+        load_subject("lynx_8b", "bfloat16", "cpu", ("prefill",))
+
+
+def test_part_depth_keeps_the_widths() -> None:
+    whole, eighth = preset_config("lynx_8b"), preset_config("lynx_8b/8")
+    assert (eighth.vision.num_layers, eighth.llm.num_layers) == (5, 4)
+    assert eighth.bridge == whole.bridge
+    assert dataclasses.replace(eighth.llm, num_layers=32) == whole.llm
+
+
+def test_random_weights_fill_every_parameter() -> None:
+    made = load_subject("demo/2", "bfloat16", "cpu", ())
+    assert made.config.llm.num_layers == 2
+    assert all(p.dtype == torch.bfloat16 and bool(p.isfinite().all()) for p in made.model.parameters())
+
+
+def job(run: Run, twin: Run | None = None) -> Job:
+    return Job("B=1", flops.Work(1, 1), 1, "tokens", run, lambda peer: twin)
+
+
+def test_a_result_that_is_not_finite_is_not_timed() -> None:
+    with pytest.raises(WrongResultError, match="not finite"):
+        measure(job(lambda: torch.tensor([1.0, float("nan")])), {}, 0.0, "cpu")
+
+
+@pytest.mark.usefixtures("few_sizes")
+def test_a_part_that_fails_is_said_and_ends_in_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(subject: Subject) -> Iterator[Job]:
+        yield job(lambda: torch.tensor(float("inf")))
+
+    monkeypatch.setitem(PARTS, "resampler", broken)
+    assert run(monkeypatch, "--part", "resampler", "--part", "vision") == 1
+    assert "resampler B=1: the result is not finite" in capsys.readouterr().out
+
+
+def test_a_peer_that_computes_something_else_is_not_timed() -> None:
+    logits = torch.randn(1, 100, generator=torch.Generator().manual_seed(0))
+    for theirs in (-logits, logits.roll(1), torch.full_like(logits, float("nan")), logits[:, 1:]):
+        measured = measure(job(lambda: logits, lambda theirs=theirs: theirs), {"peer": object()}, 0.0, "cpu")
+        assert set(measured.timings) == {OURS}
+        assert measured.fastest_peer is None
+        assert not measured.agreements["peer"].ok
+    measured = measure(job(lambda: logits, lambda: logits + 1e-3), {"peer": object()}, 0.0, "cpu")
+    assert measured.fastest_peer == "peer"
+
+
+def test_agreement_of_ids_counts_the_leading_ones() -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert Agreement.of(ids, torch.tensor([[5, 6, 9, 8]])).text == "2 of 4 leading tokens alike"
+    assert not Agreement.of(ids, ids[:, :3]).ok
+
+
+def test_the_peak_of_memory_is_seen() -> None:
+    _, before = with_peak(lambda: None, "cpu")
+    if before is None:
+        pytest.skip("this system does not reset VmHWM")
+    _, peak = with_peak(lambda: torch.ones(1 << 26).sum(), "cpu")
+    assert peak is not None and peak - before > (200 << 20)
+    _, after = with_peak(lambda: None, "cpu")
+    assert after is not None and after < peak - (200 << 20)
+
+
+def test_decode_reads_the_same_positions_in_every_call(demo: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step's logits are those behind the whole text, and a second call finds the cache as the first did."""
+    monkeypatch.setattr(jobs, "DECODE_BATCHES", (3,))
+    (step,) = jobs.decode(demo)
+    first, second = step.run(), step.run()
+    assert torch.equal(first, second)
+    embeds, new = demo.embeddings(jobs.DECODE_PAST), demo.model.embed(demo.token_ids(3, 1))
+    whole = torch.cat((embeds.expand(3, -1, -1), new), dim=1)
+    torch.testing.assert_close(first, DecoderSession(demo.model, whole).prefill(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_training_step_leaves_the_weights(demo: Subject) -> None:
+    before = {name: p.detach().clone() for name, p in demo.model.named_parameters()}
+    for step in jobs.train(demo):
+        loss, norm = step.run()
+        assert loss > 0 and norm > 0
+    for name, parameter in demo.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.grad is None, name
+
+
+def test_a_missing_peer_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, demo: Subject) -> None:
+    def missing(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr("bench.peers_e2e.importlib.import_module", missing)
+    with pytest.raises(LynxError, match=r"^peer transformers is not installed: pip install -c constraints"):
+        load_peer("transformers", demo)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_computes_what_we_compute(name: str, demo: Subject) -> None:
+    try:
+        peer = load_peer(name, demo)
+    except LynxError as error:
+        pytest.skip(str(error))
+    embeds, new = demo.embeddings(50), demo.token_ids(3, 1)
+    session = DecoderSession(demo.model, embeds)
+    agree(peer.prefill(embeds), session.prefill())
+    step = peer.decode(embeds, new)
+    wanted = session.step(new[:, 0], torch.zeros(3, dtype=torch.int64))
+    agree(step, wanted)
+    answers(peer, embeds)
+
+
+def agree(peer_run: Run | None, ours: Tensor) -> None:
+    assert peer_run is not None
+    torch.testing.assert_close(peer_run(), ours, rtol=1e-3, atol=1e-3)
+
+
+def answers(peer: PeerModel, embeds: Tensor) -> None:
+    search = peer.answer(embeds, GenerationConfig.preset("open-vqa").replace(max_new_tokens=4))
+    assert search is None or search().shape == (1, 4)
