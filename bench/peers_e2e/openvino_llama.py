@@ -38,16 +38,23 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 class _Decoder(nn.Module):
     """The same arithmetic with SDPA and an explicit cache [B, heads, positions, D], which OpenVINO's fusions know."""
 
+    cos_SD: Tensor
+    sin_SD: Tensor
+
     def __init__(self, llm: LlamaForCausalLM, config: LlamaConfig) -> None:
         super().__init__()
         self.llm = llm
-        self.config = config
+        positions = torch.arange(config.max_position_embeddings)
+        # tables, not angles: in a bfloat16 graph the angles would be rounded too, and logits at 288 positions are wrong
+        cos_1S1D, sin_1S1D = rope_tables(positions[None], config.head_dim, config.rope_theta, torch.float32)
+        self.register_buffer("cos_SD", cos_1S1D[0, :, 0])
+        self.register_buffer("sin_SD", sin_1S1D[0, :, 0])
 
     def forward(self, embeds: Tensor, beam_idx: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, V] of the last position, then keys and values of every layer; row i continues beam_idx[i]."""
-        past, config, x = cache[0].shape[2], self.config, embeds
+        past, x = cache[0].shape[2], embeds
         positions = torch.arange(past, past + x.shape[1])
-        rope = rope_tables(positions[None], config.head_dim, config.rope_theta, x.dtype)
+        rope = self.cos_SD[positions], self.sin_SD[positions]
         mask = torch.arange(past + x.shape[1])[None, :] <= positions[:, None]
         present: list[Tensor] = []
         for layer in cast("list[LlamaLayer]", list(self.llm.model.layers)):
@@ -64,9 +71,10 @@ class _Decoder(nn.Module):
 def _attention(
     attn: LlamaAttention, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, held: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    q, k, v = (p(x).unflatten(-1, (attn.num_heads, -1)) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
-    q, k, v = apply_rope(q, *rope).transpose(1, 2), apply_rope(k, *rope).transpose(1, 2), v.transpose(1, 2)
-    k, v = torch.cat((held[0], k), dim=2), torch.cat((held[1], v), dim=2)
+    projections = (attn.q_proj, attn.k_proj, attn.v_proj)
+    q, k, v = (project(x).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for project in projections)
+    q, k = apply_rope(q, *rope), torch.cat((held[0], apply_rope(k, *rope)), dim=2)
+    v = torch.cat((held[1], v), dim=2)
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attn.o_proj(o.transpose(1, 2).flatten(-2)), [k, v]
 
