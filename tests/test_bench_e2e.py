@@ -22,7 +22,7 @@ from bench.parts.memory import with_peak
 from bench.parts.subject import Subject, load_subject, preset_config
 from bench.peers_e2e import PEERS, PeerModel, Run, load_peer
 from bench.row import Row, read_rows
-from lynx_engine import GenerationConfig, LynxError, registry
+from lynx_engine import GenerationConfig, LynxError, get_num_threads, registry, set_num_threads
 from lynx_engine.generate import DecoderSession
 
 CEILINGS = Ceilings("cpu", 1, {"float32": 0.2, "bfloat16": 3.0}, {}, 15.0, 14.0)
@@ -34,13 +34,17 @@ def demo() -> Subject:
 
 
 @pytest.fixture
-def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One small size a part, and no time spent on repeats."""
+def few_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One small size a part, and one thread: more of them wait for each other where the processor is shared."""
     monkeypatch.setattr(jobs, "IMAGE_BATCHES", (2,))
     monkeypatch.setattr(jobs, "PREFILL_POSITIONS", (40,))
     monkeypatch.setattr(jobs, "DECODE_BATCHES", (3,))
     monkeypatch.setattr(jobs, "ANSWER_TOKENS", 4)
     monkeypatch.setattr(e2e, "measure_ceilings", lambda threads, device: CEILINGS)
+    threads = get_num_threads()
+    set_num_threads(1)
+    yield
+    set_num_threads(threads)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

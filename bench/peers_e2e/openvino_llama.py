@@ -38,23 +38,23 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 class _Decoder(nn.Module):
     """The same arithmetic with SDPA and an explicit cache [B, heads, positions, D], which OpenVINO's fusions know."""
 
-    cos_SD: Tensor
-    sin_SD: Tensor
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, llm: LlamaForCausalLM, config: LlamaConfig) -> None:
         super().__init__()
         self.llm = llm
         positions = torch.arange(config.max_position_embeddings)
-        # tables, not angles: in a bfloat16 graph the angles would be rounded too, and logits at 288 positions are wrong
+        # tables, not angles: a bfloat16 graph rounds those too, and behind 288 positions the logits had cosine 0.68
         cos_1S1D, sin_1S1D = rope_tables(positions[None], config.head_dim, config.rope_theta, torch.float32)
-        self.register_buffer("cos_SD", cos_1S1D[0, :, 0])
-        self.register_buffer("sin_SD", sin_1S1D[0, :, 0])
+        self.register_buffer("cos", cos_1S1D[0, :, 0])
+        self.register_buffer("sin", sin_1S1D[0, :, 0])
 
     def forward(self, embeds: Tensor, beam_idx: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, V] of the last position, then keys and values of every layer; row i continues beam_idx[i]."""
         past, x = cache[0].shape[2], embeds
         positions = torch.arange(past, past + x.shape[1])
-        rope = self.cos_SD[positions], self.sin_SD[positions]
+        rope = self.cos[positions], self.sin[positions]
         mask = torch.arange(past + x.shape[1])[None, :] <= positions[:, None]
         present: list[Tensor] = []
         for layer in cast("list[LlamaLayer]", list(self.llm.model.layers)):
