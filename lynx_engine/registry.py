@@ -6,6 +6,7 @@ reference last. "auto" takes the first that can run the call; a backend asked fo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,15 @@ def refresh() -> None:
     native.refresh()
     for op in _OPS.values():
         op.__dict__.pop("backends", None)
+        op.__dict__.pop("_possible", None)
+
+
+def wrap_runs(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `wrap("op [backend]", run)` in the place of every backend's run, until `refresh`: for profilers' ranges."""
+    for op in _OPS.values():
+        op.__dict__["backends"] = tuple(
+            dataclasses.replace(b, run=wrap(f"{op.name} [{b.name}]", b.run)) for b in op.backends
+        )
         op.__dict__.pop("_possible", None)
 
 
