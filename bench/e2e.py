@@ -56,7 +56,8 @@ class E2E:
         ceilings = measure_ceilings(get_num_threads(), self.device)
         print(ceilings)
         print(_COLUMNS.format(*_TITLES))
-        rows, failures = [], 0
+        rows: list[Row] = []
+        failures = 0
         for part, job in ((name, job) for name in parts for job in PARTS[name](subject)):
             try:
                 measured = measure(job, models, self.seconds, self.device)
@@ -64,21 +65,21 @@ class E2E:
                 print(f"{part} {error}")
                 failures += 1
                 continue
-            rows.append(make_row(part, job, measured, subject, ceilings))
-            print(_line(part, job, rows[-1], measured), flush=True)
+            found = make_rows(part, job, measured, subject, ceilings)
+            print(_line(part, job, found[0], measured), flush=True)
+            rows += found
         if self.json is not None:
             write_rows(self.json, rows)
         return 1 if failures else 0
 
 
-def make_row(part: str, job: Job, measured: Measured, subject: Subject, ceilings: Ceilings) -> Row:
-    """The measurement as bench.row has it; of several peers the fastest."""
-    ours, peer = measured.timings[OURS], measured.fastest_peer
-    peer_us = None if peer is None else measured.timings[peer].median_us
+def make_rows(part: str, job: Job, measured: Measured, subject: Subject, ceilings: Ceilings) -> list[Row]:
+    """The measurement as bench.row has it: one row a peer, or one without."""
+    ours = measured.timings[OURS]
     bound = "compute" if job.training else ceilings.floor_us(subject.dtype, job.work.flops, job.work.bytes)[1]
     tflops, gbps = job.work.flops / ours.median_us / 1e6, job.work.bytes / ours.median_us / 1e3
     ceiling = ceilings.of(subject.dtype, bound)
-    return Row(
+    alone = Row(
         op=f"e2e/{part}",
         case=f"{subject.preset} {job.case}",
         dtype=subject.dtype,
@@ -94,11 +95,16 @@ def make_row(part: str, job: Job, measured: Measured, subject: Subject, ceilings
         bound=bound,
         ceiling=ceiling,
         ceiling_fraction=(tflops if bound == "compute" else gbps) / ceiling,
-        peer=peer or "none",
-        peer_median_us=peer_us,
-        speedup=None if peer_us is None else peer_us / ours.median_us,
+        peer="none",
+        peer_median_us=None,
+        speedup=None,
         **dataclasses.asdict(Stamp.of(subject.device)),
     )
+    peers = {name: timing.median_us for name, timing in measured.timings.items() if name != OURS}
+    return [
+        dataclasses.replace(alone, peer=name, peer_median_us=median, speedup=median / ours.median_us)
+        for name, median in peers.items()
+    ] or [alone]
 
 
 def _line(part: str, job: Job, row: Row, measured: Measured) -> str:

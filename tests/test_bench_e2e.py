@@ -146,10 +146,21 @@ def test_a_peer_that_computes_something_else_is_not_timed() -> None:
     for theirs in (-logits, logits.roll(1), torch.full_like(logits, float("nan")), logits[:, 1:]):
         measured = measure(job(lambda: logits, lambda theirs=theirs: theirs), {"peer": object()}, 0.0, "cpu")
         assert set(measured.timings) == {OURS}
-        assert measured.fastest_peer is None
         assert not measured.agreements["peer"].ok
     measured = measure(job(lambda: logits, lambda: logits + 1e-3), {"peer": object()}, 0.0, "cpu")
-    assert measured.fastest_peer == "peer"
+    assert set(measured.timings) == {OURS, "peer"}
+
+
+def test_a_row_for_each_peer(demo: Subject) -> None:
+    logits = torch.ones(1, 3)
+    wrong = measure(job(lambda: logits, lambda: -logits), {"peer": object()}, 0.0, "cpu")
+    (alone,) = e2e.make_rows("decode", job(lambda: logits), wrong, demo, CEILINGS)
+    assert (alone.peer, alone.peer_median_us, alone.speedup) == ("none", None, None)
+    both = measure(job(lambda: logits, lambda: logits), {"a": object(), "b": object()}, 0.0, "cpu")
+    rows = e2e.make_rows("decode", job(lambda: logits), both, demo, CEILINGS)
+    for row, name in zip(rows, "ab", strict=True):
+        assert (row.peer, row.peer_median_us) == (name, both.timings[name].median_us)
+        assert row.speedup == both.timings[name].median_us / row.median_us
 
 
 def test_agreement_of_ids_counts_the_leading_ones() -> None:

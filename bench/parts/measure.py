@@ -53,10 +53,6 @@ class Measured:
     backend: str
     peak_bytes: int | None
 
-    @property
-    def fastest_peer(self) -> str | None:
-        return min((n for n in self.timings if n != OURS), key=lambda n: self.timings[n].median_us, default=None)
-
 
 def measure(job: Job, peers: Mapping[str, PeerModel], seconds: float, device: str) -> Measured:
     """Run ours once and look at the result, then every peer, then all in turn for `seconds` each."""
