@@ -1,6 +1,7 @@
 # make demo     ask the small demo model about the sample picture
 # make test     the whole test suite              make lint     style and types
 # make build    recompile what has changed        make clean    back to a fresh clone
+# make bench-readme   write the measured tables of the READMEs from bench/results
 #
 # Needs python3 (3.11 or newer) with venv and C headers, and a C++17 compiler; everything else, cmake and ninja
 # included, comes from pip. A set-up step runs once: a stamp in .venv remembers it, and a changed pin or native source
@@ -18,7 +19,7 @@ NATIVE    := $(shell find csrc kernels -name '*.cpp' -o -name '*.h')
 PICTURE  := lynx_engine/demo/assets/sample.png
 QUESTION := what color is the circle?
 
-.PHONY: demo test lint build clean
+.PHONY: demo test lint build clean bench-readme
 
 demo: build
 	$(BIN)/lynx-engine ask $(PICTURE) "$(QUESTION)"
@@ -31,6 +32,9 @@ lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard tests/*.cpp bench/native/*.cpp bench/native/*.h bench/native/ops/*.cpp)
 	$(BIN)/mypy
+
+bench-readme: build
+	$(BIN)/python -m bench.tables
 
 build: $(VENV)/.built
 

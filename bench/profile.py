@@ -1,4 +1,4 @@
-"""`python -m bench.profile --op OP | --e2e MODEL`: a trace, a flame graph, and the command lines of GPU profilers."""
+"""`python -m bench.profile --op OP | --e2e PRESET`: a trace, a flame graph, and the command lines of GPU profilers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Profile:
     op: str | None = None
     """Op to profile."""
     e2e: str | None = None
-    """Model to profile instead: demo (one `ask` about the sample picture)."""
+    """Model to profile instead: demo (an `ask` about the sample picture), or a preset as lynx_8b/8 (random weights)."""
     case: str = ""
     """Only cases with this in their names."""
     backend: str = "auto"
@@ -39,7 +39,7 @@ class Profile:
     mode: str = "forward"
     """forward, backward or both."""
     dtype: str = "bfloat16"
-    """Of the op's tensors."""
+    """Of the op's tensors, or of random weights."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the tensors are."""
     threads: int | None = None
@@ -72,7 +72,7 @@ class Profile:
 
     def _work(self) -> Work:
         if (self.op is None) == (self.e2e is None):
-            raise LynxError("say what to profile: either --op OP or --e2e MODEL")
+            raise LynxError("say what to profile: either --op OP or --e2e PRESET")
         if self.mode not in MODES:
             raise LynxError(f"unknown mode {self.mode!r}; modes: {', '.join(MODES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -80,7 +80,7 @@ class Profile:
         if self.threads is not None:
             set_num_threads(self.threads)
         if self.e2e is not None:
-            return model_work(self.e2e, self.device)
+            return model_work(self.e2e, self.dtype, self.device)
         assert self.op is not None
         return op_work(self.op, self.case, self.backend, self.mode, self.dtype, self.device)
 

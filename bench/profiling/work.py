@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 
+from bench.parts.subject import load_subject
 from lynx_engine import GenerationConfig, Lynx, demo, ops, registry
 from lynx_engine.cases import Case, Suite
 from lynx_engine.errors import LynxError
+from lynx_engine.lynx import Prompt
 
 from .ranges import name_parts
 
 QUESTION = "what color is the circle?"
 MODES = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
+_PROMPT_TOKENS = 40  # with the 32 vision tokens 72 positions, as the decoder's cases have
 _PARTS = ("vision_encoder", "bridge", "LLM.model", "LLM.lm_head")
 
 
@@ -77,13 +80,17 @@ def _backward(suite: Suite, arguments: dict[str, Any]) -> Callable[[], object]:
     return lambda: torch.autograd.grad(output, list(leaves.values()), dy, retain_graph=True)
 
 
-def model_work(preset: str, device: str) -> Work:
-    """One `ask` of the demo model about the sample picture, its parts as ranges."""
-    if preset != "demo":
-        raise LynxError(f"unknown model {preset!r}; models that can be profiled: demo")
-    lynx = Lynx.load(demo.weights_folder())
-    lynx.model.to(device)
+def model_work(preset: str, dtype: str, device: str) -> Work:
+    """One answer, its parts as ranges: of the demo model what `ask` does, of others 8 tokens with random weights."""
+    picture: object = Path(demo.__file__).parent / "assets" / "sample.png"
+    if preset == "demo":
+        lynx, config = Lynx.load(demo.weights_folder()), GenerationConfig()
+        prompt: Prompt = lynx.prompt(QUESTION)
+        lynx.model.to(device)
+    else:
+        subject = load_subject(preset, dtype, device, ())
+        lynx, config = Lynx(subject.model), GenerationConfig(max_new_tokens=8)
+        prompt, picture = subject.token_ids(1, _PROMPT_TOKENS)[0].tolist(), subject.picture()
     name_parts(lynx.model, *_PARTS)
-    picture = Path(demo.__file__).parent / "assets" / "sample.png"
-    prompts, config = [lynx.prompt(QUESTION)], GenerationConfig()
-    return Work("e2e-demo", {"ask": lambda: lynx.generate(images=[picture], prompts=prompts, config=config)}, _PARTS)
+    name = f"e2e-{preset.replace('/', '-')}"
+    return Work(name, {"ask": lambda: lynx.generate(images=[picture], prompts=[prompt], config=config)}, _PARTS)

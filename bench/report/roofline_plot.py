@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,18 +17,21 @@ from .labels import Box, around, clusters, place, ranges
 from .roof import draw_roof, from_pixels, to_pixels, window
 from .style import DPI, INK, MUTED, PAPER, Style, bare, heading
 
+Fill = Literal["full", "left", "bottom", "none"]
+
 # Inches: the plot keeps its size, the figure grows with the key beside it.
 _PLOT_WIDTH, _PLOT_HEIGHT = 7.0, 4.9
 _LEFT, _BOTTOM, _TOP, _GAP = 0.75, 0.6, 1.0, 0.35
 _KEY_LINE, _KEY_INDENT, _KEY_LETTER = 0.165, 0.26, 0.071
 _KEY_LINES = int((_PLOT_HEIGHT + _BOTTOM - 0.2) / _KEY_LINE)
+_FILLS: dict[str, Fill] = {"forward": "full", "backward": "left", "both": "bottom"}
 _POINT, _NUMBER = 6.5, 7.0  # points of a marker and of a number beside it
 
 
 def roofline(group: Group, style: Style) -> Figure | None:
     """TFLOP/s against FLOP a byte, under the measured ceilings; None if no row of the group counts both.
 
-    A filled point is one op, case and backend, half filled for backward; its peer is hollow and joined to it.
+    A filled point is one op, case and backend, half filled unless forward; its peer is hollow and joined to it.
     A number beside points is their case, listed in the key. Points have the gid of `point_id`.
     """
     rows = [row for row in group.rows if row.flops and row.bytes]
@@ -94,7 +98,7 @@ def _point(axes: Axes, row: Row, index: int, style: Style) -> None:
         [x],
         [row.tflops],
         style.backends[row.backend],
-        fillstyle="full" if row.mode == "forward" else "left",
+        fillstyle=_FILLS[row.mode],
         mfc=colour,
         mfcalt=PAPER,
         mec=colour,
@@ -133,8 +137,8 @@ def _legend(figure: Figure, rows: Sequence[Row], style: Style) -> None:
     marks = [_mark(style.backends[name], name, "full") for name in sorted({row.backend for row in rows})]
     peers = sorted({row.peer for row in rows if row.peer_median_us})
     marks += [_mark(style.peers[name], f"peer: {name}", "none") for name in peers]
-    if any(row.mode != "forward" for row in rows):
-        marks.append(_mark("o", "backward", "left"))
+    modes = {row.mode for row in rows}
+    marks += [_mark("o", name, fill) for name, fill in _FILLS.items() if name in modes] if modes != {"forward"} else []
     width, height = figure.get_size_inches()
     figure.legend(
         handles=marks,
@@ -150,11 +154,11 @@ def _legend(figure: Figure, rows: Sequence[Row], style: Style) -> None:
     )
 
 
-def _mark(marker: str, label: str, fill: str) -> Line2D:
-    """A grey marker for the legend; `fill` is full, left or none."""
-    face = PAPER if fill == "none" else MUTED
-    mark = Line2D([], [], linestyle="", marker=marker, label=label, mfc=face, mfcalt=PAPER, mec=MUTED, markersize=6.5)
-    mark.set_fillstyle("left" if fill == "left" else "full")
+def _mark(marker: str, label: str, fill: Fill) -> Line2D:
+    """A grey marker for the legend; `fill` is one of _FILLS or none."""
+    mark = Line2D([], [], linestyle="", marker=marker, label=label, mfc=MUTED, mfcalt=PAPER, mec=MUTED, markersize=6.5)
+    mark.set_fillstyle("full" if fill == "none" else fill)
+    mark.set_markerfacecolor(PAPER if fill == "none" else MUTED)
     return mark
 
 
