@@ -8,33 +8,23 @@ from typing import Any
 import torch
 
 from lynx_engine.cases import Suite
-from lynx_engine.errors import LynxError
 
-PEERS = ("torch", "torch_compile", "sdpa", "flex", "onednn", "none", "all")
+PEERS = ("torch", "torch_compile", "sdpa", "flex", "linear", "onednn", "none", "all")
 
 Prepared = Callable[[], Any]
 Prepare = Callable[[dict[str, Any]], Prepared]
 
 
 def peers_of(suite: Suite, chosen: str) -> dict[str, Prepare]:
-    """The peers to measure beside `suite`: those that exist of "all", or the one chosen.
+    """The peers to measure beside `suite`: all that it has, the one chosen, or none where the op has none of that name.
 
     Each takes the arguments of a call, prepares what a user would prepare once (packs weights, compiles), and returns
-    the call. LynxError for a name that the op has no peer of.
+    the call.
     """
     own: dict[str, Prepare] = {"torch": _plain(suite), "torch_compile": _compiled(suite), **suite.peers}
-    if chosen == "none":
-        return {}
     if chosen == "all":
         return own
-    if chosen not in own:
-        raise LynxError(f"{suite.op} has no peer {chosen!r}; its peers: {', '.join(own)}, none, all")
-    return {chosen: own[chosen]}
-
-
-def default_peer(suite: Suite) -> str:
-    """The strongest peer that every machine with torch has: the op's own first one, else plain torch."""
-    return next(iter(suite.peers), "torch")
+    return {name: peer for name, peer in own.items() if name == chosen}
 
 
 def _plain(suite: Suite) -> Prepare:

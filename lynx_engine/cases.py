@@ -8,21 +8,35 @@ from typing import Any
 
 import torch
 
+ANY_DEVICE = ("cpu", "cuda")
+MODES = ("forward", "backward", "both")
+
 
 @dataclass(frozen=True)
 class Case:
     """One call of an op.
 
     make(generator, dtype): the keyword arguments of the public function, CPU tensors in `dtype`.
-    flops, bytes: of one forward call; bytes are what must be read and written at least once, at 2 bytes an element.
-    bench: a size to measure; such a case is too slow for the tests.
+    flops: of one forward call; elements: the numbers that it must read and write at least once, other_bytes: the same
+    of what is not in the op's dtype (pixels, masks, lengths). backward_flops, backward_elements: of the gradients.
+    bench: the devices on which to measure this size; such a case is too slow for the tests.
     """
 
     name: str
     make: Callable[[torch.Generator, torch.dtype], dict[str, Any]]
     flops: int = 0
-    bytes: int = 0
-    bench: bool = False
+    elements: int = 0
+    other_bytes: int = 0
+    backward_flops: int = 0
+    backward_elements: int = 0
+    bench: tuple[str, ...] = ()
+
+    def work(self, dtype: torch.dtype, mode: str) -> tuple[int, int]:
+        """FLOPs and least bytes of the output ("forward"), of the gradients ("backward"), or of both in a row."""
+        forward = self.flops, self.elements * dtype.itemsize + self.other_bytes
+        backward = self.backward_flops, self.backward_elements * dtype.itemsize + self.other_bytes
+        both = forward[0] + backward[0], forward[1] + backward[1]
+        return {"forward": forward, "backward": backward, "both": both}[mode]
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Suite:
     reference: the same arguments in plain torch; in float64 it is the truth.
     plain: what a user would write without this op, computed in the dtype of its inputs: the yardstick of error.
     differentiable: the arguments that have gradients.
+    peers: what a user would call instead, beside `plain`: name -> prepare(arguments) -> call(), where `prepare` does
+    what a user does once (pack weights, compile). rival: the peer that benchmarks take unless told otherwise.
     """
 
     op: str
@@ -42,6 +58,10 @@ class Suite:
     cases: tuple[Case, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     differentiable: tuple[str, ...] = ()
+    peers: Mapping[str, Callable[[dict[str, Any]], Callable[[], torch.Tensor]]] = field(
+        default_factory=dict, hash=False
+    )
+    rival: str = "torch"
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ least what moving every input by half a unit of float32 does to the truth.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import native
 from .cases import Case, Suite
 
 Arguments = dict[str, Any]
@@ -63,6 +65,23 @@ def stacked(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
 
 
+@contextlib.contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors and kernels' scratch memory are full of NaN: what is read before it is written shows."""
+    compiled = native.module()
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiled is not None:
+        compiled.poison_workspaces(True)
+    assert torch.empty(5).isnan().all() and torch.ones(2).new_empty(5).isnan().all()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if compiled is not None:
+            compiled.poison_workspaces(False)
+
+
 @dataclass(frozen=True)
 class Yardstick:
     """What every draw of a case should give, and how far off it may fairly be, by name of output or gradient."""
@@ -90,9 +109,15 @@ class Yardstick:
 
 @functools.cache
 def yardstick(
-    suite: Suite, case: Case, dtype: torch.dtype, seeds: tuple[int, ...] = SEEDS, *, gradients: bool = True
+    suite: Suite,
+    case: Case,
+    dtype: torch.dtype,
+    seeds: tuple[int, ...] = SEEDS,
+    *,
+    gradients: bool = True,
+    wide: torch.dtype = torch.float64,
 ) -> Yardstick:
-    """All draws of a case through the float64 reference, through plain torch in `dtype`, and with inputs moved."""
+    """All draws of a case through the reference in `wide`, through plain torch in `dtype`, and with inputs moved."""
 
     def run(function: Callable[..., Tensor], arguments: Arguments) -> dict[str, Tensor]:
         return (
@@ -102,9 +127,9 @@ def yardstick(
         )
 
     draws = [draw(case, dtype, seed) for seed in seeds]
-    wide = [map_floats(arguments, lambda t: t.double()) for arguments in draws]
-    truth = stacked([run(suite.reference, arguments) for arguments in wide])
-    moved = [map_floats(arguments, move_by_half_a_unit) for arguments in wide]
+    exact = [map_floats(arguments, lambda t: t.to(wide)) for arguments in draws]
+    truth = stacked([run(suite.reference, arguments) for arguments in exact])
+    moved = [map_floats(arguments, move_by_half_a_unit) for arguments in exact]
     near = stacked([run(suite.reference, arguments) for arguments in moved])
     plain = stacked([run(suite.plain, arguments) for arguments in draws])
     return Yardstick(

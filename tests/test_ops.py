@@ -23,6 +23,7 @@ from lynx_engine.yardstick import (
     forward_only,
     map_floats,
     output_and_gradients,
+    poisoned_memory,
     stacked,
     strided,
     yardstick,
@@ -68,17 +69,9 @@ def emulated_amx() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """Fresh tensors and kernels' scratch memory are full of NaN: what is read before it is written shows."""
-    compiled = native.module()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    if compiled is not None:
-        compiled.poison_workspaces(True)
-    assert torch.empty(5).isnan().all() and torch.ones(2).new_empty(5).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-    if compiled is not None:
-        compiled.poison_workspaces(False)
+def poison() -> Iterator[None]:
+    with poisoned_memory():
+        yield
 
 
 def on(suite: Suite, backend: str) -> Callable[..., Tensor]:

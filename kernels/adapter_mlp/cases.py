@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lynx_engine.cases import Case, Suite
+from lynx_engine.cases import ANY_DEVICE, Case, Suite
 
 from .op import adapter_mlp
 from .reference import adapter_mlp_reference
@@ -48,13 +49,16 @@ def make(leading: tuple[int, ...], D: int, R: int, generator: torch.Generator, d
     }
 
 
-def case(leading: tuple[int, ...], D: int, R: int, *, bench: bool = False) -> Case:
+def case(leading: tuple[int, ...], D: int, R: int, *, bench: tuple[str, ...] = ()) -> Case:
     rows = torch.Size(leading).numel()
+    weights = 2 * D * R + 3 * D + R + 1
     return Case(
-        name=f"T={'x'.join(map(str, leading))} D={D} R={R}",
+        name=f"T={rows}" if bench else f"T={'x'.join(map(str, leading))} D={D} R={R}",
         make=functools.partial(make, leading, D, R),
         flops=4 * rows * D * R,
-        bytes=2 * (2 * rows * D + 2 * D * R + 4 * D + R + 1),
+        elements=2 * rows * D + weights,
+        backward_flops=8 * rows * D * R,
+        backward_elements=3 * rows * D + 2 * weights,
         bench=bench,
     )
 
@@ -74,6 +78,25 @@ def plain_adapter_mlp(
     return x + scaling * F.linear(F.silu(F.linear(normed, down_weight, down_bias)), up_weight, up_bias)
 
 
+def packed_by_onednn(arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    """torch's own oneDNN linears on weights packed beforehand, SiLU fused into the first. Forward only."""
+    x, scaling = arguments["x"], arguments["scaling"]
+    rows = x.shape[:-1].numel()
+    linears = [
+        (torch.ops.mkldnn._reorder_linear_weight(arguments[f"{name}_weight"], rows), name, activation)
+        for name, activation in (("down", "swish"), ("up", "none"))
+    ]
+
+    def call() -> Tensor:
+        hidden = F.layer_norm(x, x.shape[-1:], arguments["norm_weight"], arguments["norm_bias"], 1e-5)
+        for weight, name, activation in linears:
+            bias = arguments[f"{name}_bias"]
+            hidden = torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, activation, [], "")
+        return x + scaling * hidden
+
+    return call
+
+
 SUITES = (
     Suite(
         op="adapter_mlp",
@@ -82,11 +105,13 @@ SUITES = (
         plain=plain_adapter_mlp,
         cases=(
             *(case(*sizes) for sizes in TESTED),
-            *(case((T,), LYNX_D, LYNX_R, bench=True) for T in (1, 8, 72, 512, 2048)),
+            *(case((T,), LYNX_D, LYNX_R, bench=ANY_DEVICE) for T in (1, 8, 72, 288, 512, 2048)),
+            *(case((T,), LYNX_D, LYNX_R, bench=("cuda",)) for T in (4096, 32768)),
         ),
         differentiable=(
             *("x", "norm_weight", "norm_bias", "down_weight", "down_bias"),
             *("up_weight", "up_bias", "scaling"),
         ),
+        peers={"onednn": packed_by_onednn},
     ),
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lynx_engine.cases import Case, Suite
+from lynx_engine.cases import ANY_DEVICE, Case, Suite
 from lynx_engine.config import CLIP_MEAN, CLIP_STD
 
 from .op import patch_embed
@@ -60,16 +60,27 @@ def make(
 
 
 def case(
-    batch: int, grid: tuple[int, int], patch_size: int, channels: int, pixels: str, *, bench: bool = False
+    batch: int,
+    grid: tuple[int, int],
+    patch_size: int,
+    channels: int,
+    pixels: str,
+    *,
+    bench: tuple[str, ...] = (),
 ) -> Case:
     tokens, depth = batch * grid[0] * grid[1], 3 * patch_size**2
-    pixel_bytes = tokens * depth * (1 if pixels == "bytes" else 2)
     positions = 1 + grid[0] * grid[1]
+    weights, outputs = channels * (depth + 2 + positions), batch * positions * channels
+    numbers = tokens * depth if pixels == "floats" else 0
+    exact = f"{pixels} B={batch} grid={grid[0]}x{grid[1]} P={patch_size} D={channels}"
     return Case(
-        name=f"{pixels} B={batch} grid={grid[0]}x{grid[1]} P={patch_size} D={channels}",
+        name=f"{pixels} {grid[0] * patch_size} B={batch}" if bench else exact,
         make=functools.partial(make, batch, grid, patch_size, channels, pixels),
         flops=2 * tokens * depth * channels,
-        bytes=pixel_bytes + 2 * channels * (depth + 2 + positions + batch * positions),
+        elements=numbers + weights + outputs,
+        other_bytes=tokens * depth - numbers,
+        backward_flops=(2 if pixels == "bytes" else 4) * tokens * depth * channels,
+        backward_elements=2 * numbers + 2 * weights + outputs,
         bench=bench,
     )
 
@@ -97,8 +108,26 @@ def plain_patch_embed(
     return torch.cat((cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1) + pos_embed
 
 
+def reshape_and_linear(arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    """Normalise, cut into patches by views, one product, add: the fastest way through torch found on a CPU."""
+    image, weight = arguments["image"], arguments["weight"]
+    patch_size, matrix = weight.shape[-1], weight.flatten(1)
+    mean, std = (torch.tensor(arguments.get(name) or (fill,) * 3) for name, fill in (("mean", 0.0), ("std", 1.0)))
+    cls_token, pos_embed = arguments["cls_token"], arguments["pos_embed"]
+
+    def call() -> Tensor:
+        pixels = image
+        if image.dtype == torch.uint8:
+            pixels = ((image.float() / 255 - mean) / std).to(weight.dtype).permute(0, 3, 1, 2)
+        patches = pixels.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size)).permute(0, 2, 4, 1, 3, 5)
+        tokens = F.linear(patches.flatten(3).flatten(1, 2), matrix, arguments["bias"])
+        return torch.cat((cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1) + pos_embed
+
+    return call
+
+
 def suite(pixels: str, differentiable: tuple[str, ...]) -> Suite:
-    lynx = ((1, (30, 30)), (8, (30, 30)), (1, (16, 16)))
+    lynx = [(batch, (side, side)) for side in (16, 30) for batch in (1, 8, 64)]
     return Suite(
         op="patch_embed",
         function=patch_embed,
@@ -106,9 +135,11 @@ def suite(pixels: str, differentiable: tuple[str, ...]) -> Suite:
         plain=plain_patch_embed,
         cases=(
             *(case(*sizes, pixels) for sizes in TESTED),
-            *(case(batch, grid, LYNX_PATCH, LYNX_D, pixels, bench=True) for batch, grid in lynx),
+            *(case(batch, grid, LYNX_PATCH, LYNX_D, pixels, bench=ANY_DEVICE) for batch, grid in lynx),
         ),
         differentiable=differentiable,
+        peers={"linear": reshape_and_linear},
+        rival="linear",
     )
 
 

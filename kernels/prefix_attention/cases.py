@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lynx_engine.cases import Case, Suite
+from lynx_engine.cases import ANY_DEVICE, Case, Suite
 
 from .op import prefix_attention, prefix_attention_varlen
 from .reference import prefix_attention_reference, prefix_attention_varlen_reference, visible_keys
@@ -29,7 +31,7 @@ CAUSAL = (
 )
 FULL = ((1, 145, 145, 2, 22), (2, 8, 197, 2, 64), (1, 1, 1, 1, 1))
 PREFIX = ((2, 100, 100, 1, 24), (2, 7, 60, 2, 17))
-LYNX_PREFILL, LYNX_DECODE = (72, 288, 1056), (72, 1024)
+HEADS, VIT_HEADS, RESAMPLER_HEADS = (32, 128), (16, 88), (8, 64)
 PACKED = (
     # lengths of queries, lengths of keys, H, D
     ((5, 0, 70), (5, 3, 70), 2, 20),
@@ -59,17 +61,40 @@ def make(
     return inputs
 
 
-def case(sizes: Sizes, *, causal: bool = True, prefix: bool = False, holes: bool = False, bench: bool = False) -> Case:
+def case(
+    sizes: Sizes,
+    name: str = "",
+    *,
+    causal: bool = True,
+    prefix: bool = False,
+    holes: bool = False,
+    bench: tuple[str, ...] = (),
+) -> Case:
     B, Sq, Sk, H, D = sizes
     words = [word for word, on in (("causal", causal), ("prefix", prefix), ("holes", holes)) if on]
     pairs = Sq * Sk if not causal else Sq * Sk - Sq * (Sq - 1) // 2
     return Case(
-        name=" ".join([f"B={B} Sq={Sq} Sk={Sk} H={H} D={D}", *words]),
+        name=name or " ".join([f"B={B} Sq={Sq} Sk={Sk} H={H} D={D}", *words]),
         make=functools.partial(make, sizes, causal, prefix, holes),
         flops=4 * B * H * D * pairs,
-        bytes=2 * 2 * B * H * D * (Sq + Sk),
+        elements=2 * B * H * D * (Sq + Sk),
+        backward_flops=10 * B * H * D * pairs,
+        backward_elements=4 * B * H * D * (Sq + Sk),
         bench=bench,
     )
+
+
+def lynx_cases() -> Iterator[Case]:
+    """ViT and resampler at 224 and 420 pixels, prefill of a caption, a chat and a clip, decoding against a KV cache."""
+    for B in (1, 8):
+        for tokens in (257, 901):
+            yield case((B, tokens, tokens, *VIT_HEADS), f"vit {tokens} B={B}", causal=False, bench=ANY_DEVICE)
+    yield case((1, 32, 901, *RESAMPLER_HEADS), "resampler 901", causal=False, bench=ANY_DEVICE)
+    for tokens in (72, 288, 1056):
+        yield case((1, tokens, tokens, *HEADS), f"prefill {tokens}", bench=ANY_DEVICE)
+    for keys in (128, 1024, 4096):
+        for B in (1, 8, 32, 128):
+            yield case((B, 1, keys, *HEADS), f"decode KV={keys} B={B}", bench=ANY_DEVICE if B <= 32 else ("cuda",))
 
 
 def make_packed(
@@ -113,6 +138,30 @@ def plain_prefix_attention(
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1).to(q.dtype), v)
 
 
+def torch_sdpa(arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    """scaled_dot_product_attention on views, with `is_causal` where it means what this op means, else a mask."""
+    q, k, v = (arguments[name].transpose(1, 2) for name in ("q", "k", "v"))
+    options: dict[str, Any] = {}
+    if arguments["causal"] and q.shape[2] == k.shape[2]:
+        options["is_causal"] = True
+    elif arguments["causal"] and q.shape[2] > 1:
+        options["attn_mask"] = visible_keys(q.shape[2], k.shape[2], causal=True)[:, None]
+    return lambda: F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
+
+
+def torch_flex(arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    """FlexAttention, compiled, with its own block mask for causal calls."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    q, k, v = (arguments[name].transpose(1, 2) for name in ("q", "k", "v"))
+    Sq, Sk = q.shape[2], k.shape[2]
+    mask = None
+    if arguments["causal"]:
+        mask = create_block_mask(lambda b, h, i, j: j <= i + Sk - Sq, None, None, Sq, Sk, device=q.device.type)
+    attention = torch.compile(flex_attention, dynamic=False)
+    return lambda: attention(q, k, v, block_mask=mask).transpose(1, 2)
+
+
 def plain_prefix_attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, *, prefix_lens: Tensor | None = None
 ) -> Tensor:
@@ -138,12 +187,11 @@ SUITES = (
             case((2, 66, 66, 2, 32), holes=True),
             case((3, 20, 80, 1, 40), prefix=True, holes=True),
             case((2, 33, 65, 1, 8), causal=False, holes=True),
-            *(case((1, tokens, tokens, 32, 128), bench=True) for tokens in LYNX_PREFILL),
-            *(case((B, 1, keys, 32, 128), bench=True) for keys in LYNX_DECODE for B in (1, 8)),
-            case((1, 901, 901, 16, 88), causal=False, bench=True),
-            case((1, 32, 901, 8, 64), causal=False, bench=True),
+            *lynx_cases(),
         ),
         differentiable=("q", "k", "v"),
+        peers={"sdpa": torch_sdpa, "flex": torch_flex},
+        rival="sdpa",
     ),
     Suite(
         op="prefix_attention_varlen",
