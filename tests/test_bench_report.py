@@ -113,7 +113,7 @@ class _Page(HTMLParser):
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Path]:
     """A folder with the report of a few rows: forward and backward, two peers, one row without a peer or FLOPs."""
     pytest.importorskip("matplotlib", reason="plots need the bench extra: pip install matplotlib")
-    rows = [row for row in make_rows(modes=("forward", "backward")) if "T=" in row.case or "Sq=901" in row.case]
+    rows = [row for row in make_rows(modes=("forward", "backward")) if "T=" in row.case or "901" in row.case]
     rows.append(make_row(op="norm", case="<T>=1", flops=0, tflops=0.0, peer="none", peer_median_us=None, speedup=None))
     folder = tmp_path_factory.mktemp("report")
     write_rows(folder / "rows.json", rows)
@@ -163,6 +163,16 @@ def test_one_kind_of_row_draws_only_its_ceiling(tmp_path: Path, monkeypatch: pyt
         svg = plot.read_text()
         assert unit in svg, bound
         assert other not in svg, bound
+
+
+def test_without_matplotlib_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.json", [make_row()])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(monkeypatch, tmp_path / "rows.json", "--out", tmp_path / "out") == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_use_is_one_line(

@@ -55,7 +55,7 @@ def test_round_trip(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert run(monkeypatch, "--root", checkout) == 0
     text = (checkout / "README.md").read_text()
     assert text.startswith("above\n<!-- bench:begin ops dtype=bfloat16 -->\n") and text.endswith("-->\nbelow\n")
-    assert "| `adapter_mlp` | T=512 D=4096 R=2048 |" in text
+    assert "| `adapter_mlp` | T=512 |" in text
     assert "old" not in (checkout / "kernels/adapter_mlp/README.md").read_text()
     assert "within a line" in (checkout / "kernels/patch_embed/README.md").read_text()
 
@@ -80,7 +80,7 @@ def test_a_table_tells_machine_commit_date_and_command() -> None:
 def test_numbers_are_those_of_the_rows() -> None:
     rows = [make_row(), make_row(peer="sdpa", peer_median_us=150.0, speedup=1.5)]
     (line,) = table("op=adapter_mlp", [Results("f.json", tuple(rows))], "here").splitlines()[-1:]
-    assert line == "| T=72 D=4096 R=2048 | 100 us | 1.11 | 2.48 TFLOP/s | 40 % compute | 1.50 sdpa, 2.00 torch |"
+    assert line == "| T=72 | 100 us | 1.11 | 2.48 TFLOP/s | 40 % compute | 1.50 sdpa, 2.00 torch |"
 
 
 def test_ops_takes_the_fastest_backend_and_no_whole_part() -> None:
