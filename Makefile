@@ -1,7 +1,7 @@
 # make demo     ask the small demo model about the sample picture
 # make test     the whole test suite              make lint     style and types
 # make build    recompile what has changed        make clean    back to a fresh clone
-# make bench-readme   write the measured tables of the READMEs from bench/results
+# make bench-gates    what must not get slower    make bench-readme   the READMEs' tables from bench/results
 #
 # Needs python3 (3.11 or newer) with venv and C headers, and a C++17 compiler; everything else, cmake and ninja
 # included, comes from pip. A set-up step runs once: a stamp in .venv remembers it, and a changed pin or native source
@@ -19,7 +19,7 @@ NATIVE    := $(shell find csrc kernels -name '*.cpp' -o -name '*.h')
 PICTURE  := lynx_engine/demo/assets/sample.png
 QUESTION := what color is the circle?
 
-.PHONY: demo test lint build clean bench-readme
+.PHONY: demo test lint build clean bench-gates bench-readme
 
 demo: build
 	$(BIN)/lynx-engine ask $(PICTURE) "$(QUESTION)"
@@ -32,6 +32,12 @@ lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard tests/*.cpp bench/native/*.cpp bench/native/*.h bench/native/ops/*.cpp)
 	$(BIN)/mypy
+
+# Instruction counts, GPU kernels' machine code, ratios to torch: about three minutes (CONTRIBUTING.md says what each sees).
+bench-gates: build
+	$(BIN)/python -m bench.instructions
+	$(BIN)/python -m bench.gpu_static
+	$(BIN)/python -m pytest bench/test_regression.py -q --benchmark-disable-gc --benchmark-json=build/benchmark.json
 
 bench-readme: build
 	$(BIN)/python -m bench.tables
@@ -66,5 +72,5 @@ $(VENV)/.tools: $(VENV)/.python constraints.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.tools pyproject.toml setup.py CMakeLists.txt $(NATIVE)
-	$(INSTALL) --no-build-isolation --editable '.[video,test,dev]'
+	$(INSTALL) --no-build-isolation --editable '.[video,test,dev,bench]'
 	@touch $@
