@@ -49,8 +49,7 @@ class E2E:
 
     def run(self) -> int:
         parts, peers = _chosen_parts(self.part), chosen_peers(self.peer)
-        if self.threads is not None:
-            set_num_threads(self.threads)
+        set_num_threads(get_num_threads() if self.threads is None else self.threads)  # ours and torch's alike
         subject = load_subject(self.preset, self.dtype, self.device, parts)
         models = dict(_loaded(peers, subject))
         ceilings = measure_ceilings(get_num_threads(), self.device)

@@ -17,7 +17,7 @@ from lynx_engine import registry
 from lynx_engine.errors import LynxError
 
 OURS = "ours"
-_MIN_COSINE = 0.99  # bfloat16 through 32 layers of random weights stays above 0.999; a wrong peer is near 0
+_MIN_COSINE = 0.995  # transformers in bfloat16 has 0.9998 at lynx_8b/8; one wrong rounding of RoPE had 0.992
 
 
 class WrongResultError(LynxError):
