@@ -36,8 +36,8 @@ def float32_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(params=["reference", "cpu_avx2", "cpu_avx512", "cpu_amx"])
-def bfloat16_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The same for bfloat16; AMX on emulated tiles where the machine has none."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same with AMX, which takes bfloat16 only; on emulated tiles where the machine has none."""
     monkeypatch.setenv("LYNX_EMULATE_AMX", "1")
     yield from _on_backend(request.param, monkeypatch)
 

@@ -161,7 +161,7 @@ def test_mixed_batch_puts_videos_first(fixtures_dir, float32_backend, name):
     assert (got - tensors["mixed.v2t_feats"]).abs().max() <= 2e-4
 
 
-def test_bfloat16(fixtures_dir, bfloat16_backend):
+def test_bfloat16(fixtures_dir, backend):
     """bf16 logits within the stated mean 0.03 of the authors' bf16 run."""
     recorded_case = case(fixtures_dir / "T1")
     model = build_model(recorded_case).to(torch.bfloat16)

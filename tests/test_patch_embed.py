@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,22 +12,7 @@ from lynx_engine import LynxError, registry
 from lynx_engine.config import CLIP_MEAN, CLIP_STD
 from lynx_engine.ops import patch_embed
 
-BACKENDS = ["cpu_avx2", "cpu_avx512", "cpu_amx", "reference"]
 NORMALISATION = {"mean": CLIP_MEAN, "std": CLIP_STD}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every backend in turn; AMX on emulated tiles where the machine has none."""
-    monkeypatch.setenv("LYNX_EMULATE_AMX", "1")
-    registry.refresh()
-    entry = next((b for b in registry.ops()["patch_embed"].backends if b.name == request.param), None)
-    reasons = ["not in this build"] if entry is None else entry.machine_refusals()
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    yield request.param
-    monkeypatch.undo()
-    registry.refresh()
 
 
 def dtype_of(backend: str) -> torch.dtype:

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lynx_engine import LynxError, registry
+from lynx_engine import LynxError
 from lynx_engine.ops import prefix_attention, prefix_attention_varlen
 from lynx_engine.yardstick import assert_same_non_finite
 
-BACKENDS = ["cpu_avx2", "cpu_avx512", "cpu_amx", "reference"]
 VECTOR_BACKENDS = ("cpu_avx2", "cpu_avx512")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every backend in turn; AMX on emulated tiles where the machine has none."""
-    monkeypatch.setenv("LYNX_EMULATE_AMX", "1")
-    registry.refresh()
-    entry = next((b for b in registry.ops()["prefix_attention"].backends if b.name == request.param), None)
-    reasons = ["not in this build"] if entry is None else entry.machine_refusals()
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    yield request.param
-    monkeypatch.undo()
-    registry.refresh()
 
 
 def dtype_of(backend: str) -> torch.dtype:
