@@ -76,7 +76,8 @@ def test_labels_touch_nothing() -> None:
 
 def test_boxes_that_touch_are_one_cluster() -> None:
     boxes = [Box(0, 0, 10, 10), Box(50, 0, 10, 10), Box(8, 0, 10, 10), Box(42, 0, 10, 10)]
-    assert sorted(map(sorted, clusters(boxes))) == [[0, 2], [1, 3]]
+    assert sorted(map(sorted, clusters(boxes, 18))) == [[0, 2], [1, 3]]
+    assert len(clusters(boxes, 17)) == 4
     assert around([boxes[0], boxes[2]]) == Box(4, 0, 18, 10)
     assert ranges([5, 1, 4, 3, 8, 9, 3]) == "1, 3-5, 8, 9"
 

@@ -43,7 +43,7 @@ def op_work(op: str, case: str, backend: str, mode: str, dtype: str, device: str
         raise LynxError(f"unknown op {op!r}; ops: {known}")
     registry.ops()[op].candidates(backend)
     matching = [(suite, c) for suite in suites for c in suite.cases if case in c.name]
-    chosen = [(suite, c) for suite, c in matching if c.bench] or matching
+    chosen = [(suite, c) for suite, c in matching if device in c.bench] or matching
     if not chosen:
         known = "; ".join(c.name for suite in suites for c in suite.cases)
         raise LynxError(f"{op}: no case contains {case!r}; cases: {known}")

@@ -50,8 +50,9 @@ class Group:
 
     @property
     def title(self) -> str:
-        where = f"{self.threads} thread{'s' if self.threads != 1 else ''}" if self.device == "cpu" else self.device
-        return f"{self.dtype} on {'CPU, ' if self.device == 'cpu' else ''}{where}"
+        if self.device != "cpu":
+            return f"{self.dtype} on GPU"
+        return f"{self.dtype} on CPU, {self.threads} thread{'s' if self.threads != 1 else ''}"
 
     @property
     def provenance(self) -> str:

@@ -37,13 +37,18 @@ class Box:
         return max(across, up)
 
 
-def clusters(boxes: Sequence[Box]) -> list[list[int]]:
-    """Which boxes hang together, by index: those that touch, directly or through others."""
+def clusters(boxes: Sequence[Box], widest: float) -> list[list[int]]:
+    """Boxes that hang together, by index: those that touch, as long as the box around them is not over `widest`."""
     found: list[list[int]] = []
-    for index, box in enumerate(boxes):
-        near = [cluster for cluster in found if any(box.touches(boxes[other]) for other in cluster)]
-        found = [cluster for cluster in found if cluster not in near]
-        found.append([*(other for cluster in near for other in cluster), index])
+    for index in sorted(range(len(boxes)), key=lambda i: (boxes[i].x, boxes[i].y)):
+        for cluster in found:
+            together = around([boxes[index], *(boxes[other] for other in cluster)])
+            near = any(boxes[index].touches(boxes[other]) for other in cluster)
+            if near and max(together.width, together.height) <= widest:
+                cluster.append(index)
+                break
+        else:
+            found.append([index])
     return found
 
 

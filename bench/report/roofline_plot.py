@@ -19,11 +19,10 @@ from .style import DPI, INK, MUTED, PAPER, Style, bare, heading
 
 Fill = Literal["full", "left", "bottom", "none"]
 
-# Inches: the plot keeps its size, the figure grows with the key beside it.
-_PLOT_WIDTH, _PLOT_HEIGHT = 7.0, 4.9
+# Inches. A plot with many points is larger; the figure grows with the key beside it.
+_PLOT, _LARGE_PLOT, _MANY_POINTS = (7.0, 4.9), (9.6, 6.4), 80
 _LEFT, _BOTTOM, _TOP, _GAP = 0.75, 0.6, 1.0, 0.35
 _KEY_LINE, _KEY_INDENT, _KEY_LETTER = 0.165, 0.26, 0.071
-_KEY_LINES = int((_PLOT_HEIGHT + _BOTTOM - 0.2) / _KEY_LINE)
 _FILLS: dict[str, Fill] = {"forward": "full", "backward": "left", "both": "bottom"}
 _POINT, _NUMBER = 6.5, 7.0  # points of a marker and of a number beside it
 
@@ -37,11 +36,11 @@ def roofline(group: Group, style: Style) -> Figure | None:
     rows = [row for row in group.rows if row.flops and row.bytes]
     if not rows:
         return None
-    columns = _key_columns(group, rows)
-    width = _LEFT + _PLOT_WIDTH + _GAP + sum(map(_column_width, columns)) + 0.1
-    height = _BOTTOM + _PLOT_HEIGHT + _TOP
+    across, up = _LARGE_PLOT if len({row.key for row in rows}) > _MANY_POINTS else _PLOT
+    columns = _key_columns(group, rows, int((up + _BOTTOM) / _KEY_LINE) - 1)
+    width, height = _LEFT + across + _GAP + sum(map(_column_width, columns)) + 0.1, _BOTTOM + up + _TOP
     figure = Figure(figsize=(width, height), dpi=DPI)
-    rectangle = (_LEFT / width, _BOTTOM / height, _PLOT_WIDTH / width, _PLOT_HEIGHT / height)
+    rectangle = (_LEFT / width, _BOTTOM / height, across / width, up / height)
     axes = figure.add_axes(rectangle, xscale="log", yscale="log")
     _frame(axes, group, rows)
     ours, peers = _spots(axes, rows)
@@ -51,7 +50,7 @@ def roofline(group: Group, style: Style) -> Figure | None:
     _numbers(axes, [group.numbers[case_key(row)] for row in rows], ours, [*peers, *taken])
     heading(figure, _LEFT, f"Roofline: {group.title}", group.provenance)
     _legend(figure, rows, style)
-    _key(figure, columns, style)
+    _key(figure, columns, style, _LEFT + across + _GAP)
     return figure
 
 
@@ -74,7 +73,8 @@ def _frame(axes: Axes, group: Group, rows: Sequence[Row]) -> None:
     axes.set_ylabel("TFLOP/s")
     bare(axes)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(numticks=12))
+        first, last = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if last / first < 30 else (1,), numticks=12))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
 
@@ -112,7 +112,7 @@ def _point(axes: Axes, row: Row, index: int, style: Style) -> None:
 def _numbers(axes: Axes, numbers: Sequence[int], spots: Sequence[Box], obstacles: Sequence[Box]) -> None:
     """The cases' numbers beside their points, once for points that touch; a thin line where one had to move away."""
     pixel = DPI / 72
-    found = clusters(spots)
+    found = clusters(spots, 3 * (_POINT + 1.5) * pixel)
     anchors = [around([spots[i] for i in cluster]) for cluster in found]
     texts = [ranges(numbers[i] for i in cluster) for cluster in found]
     sizes = [(0.62 * _NUMBER * pixel * len(text), 0.9 * _NUMBER * pixel) for text in texts]
@@ -127,7 +127,8 @@ def _numbers(axes: Axes, numbers: Sequence[int], spots: Sequence[Box], obstacles
             va="center",
             fontsize=_NUMBER,
             color=INK,
-            zorder=7,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
+            zorder=5,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 2} if far else None,
         )
 
@@ -166,8 +167,8 @@ KeyLine = tuple[str, int | None, str]
 """Text, number of the case or None for a heading, op."""
 
 
-def _key_columns(group: Group, rows: Sequence[Row]) -> list[list[KeyLine]]:
-    """The cases under their ops, in as few columns as fit beside the plot, alike in length."""
+def _key_columns(group: Group, rows: Sequence[Row], most: int) -> list[list[KeyLine]]:
+    """The cases under their ops, in as few columns of `most` lines as they need, alike in length."""
     shown = {case_key(row) for row in rows}
     lines: list[KeyLine] = []
     for key, number in group.numbers.items():
@@ -176,7 +177,7 @@ def _key_columns(group: Group, rows: Sequence[Row]) -> list[list[KeyLine]]:
             if not lines or lines[-1][2] != op:
                 lines.append((group.heading(op), None, op))
             lines.append((group.short(key), number, op))
-    count = -(-len(lines) // _KEY_LINES)
+    count = -(-len(lines) // most)
     each = -(-len(lines) // count)
     return [lines[i : i + each] for i in range(0, len(lines), each)]
 
@@ -185,9 +186,9 @@ def _column_width(column: Sequence[KeyLine]) -> float:
     return 0.2 + max(len(text) * _KEY_LETTER * (1.15 if n is None else 1) + _KEY_INDENT for text, n, _ in column)
 
 
-def _key(figure: Figure, columns: Sequence[Sequence[KeyLine]], style: Style) -> None:
+def _key(figure: Figure, columns: Sequence[Sequence[KeyLine]], style: Style, x: float) -> None:
+    """The columns from `x` inches on, their tops at the plot's."""
     width, height = figure.get_size_inches()
-    x = _LEFT + _PLOT_WIDTH + _GAP
     for column in columns:
         y = height - _TOP
         for text, number, op in column:

@@ -17,8 +17,8 @@ from bench.row import Row
 
 INK, MUTED, GRID, PAPER = "#1d2430", "#5c6675", "#dfe3e8", "#ffffff"
 FASTER, SLOWER = "#0072b2", "#d55e00"
-# Okabe and Ito's colours, without black and yellow: one of them is lost on dark paper, the other on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's colours without black and yellow, of which one is lost on dark paper and one on white; olive, grey.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933", "#8a8f98")
 _FILLED = ("o", "s", "^", "D", "v", "P", "X", "p")
 _HOLLOW = ("o", "D", "s", "^", "v", "p", "8", "h")
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)", FASTER: "var(--blue)"}
