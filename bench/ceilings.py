@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.measure import last_level_cache_bytes
 from lynx_engine import native
 from lynx_engine.errors import LynxError
-
-from .measure import last_level_cache_bytes
 
 _GPU_GEMM = 8192
 

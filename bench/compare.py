@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.command import ROOT, finished
+from bench.jobs import Job
+from bench.text import duration
 from lynx_engine.errors import LynxError
-
-from .command import ROOT, finished
-from .jobs import Job
-from .text import duration
 
 TURNS = 6  # of each side: 924 ways to deal twelve medians, so p can be as low as 0.001
 _SLOWER, _DOUBT = 1.10, 0.01

@@ -13,16 +13,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.command import run_command
+from bench.jobs import Choice, Job
+from bench.measure import Timing
+from bench.peers import peers_of
+from bench.run import OURS, measure
+from bench.stamp import machine
 from lynx_engine import set_num_threads
 from lynx_engine.errors import LynxError
 from lynx_engine.yardstick import yardstick
-
-from .command import run_command
-from .jobs import Choice, Job
-from .measure import Timing
-from .peers import peers_of
-from .run import OURS, measure
-from .stamp import machine
 
 FILE = Path(__file__).with_name("expected.json")
 _MOST_FLOPS, _MOST_BYTES = 3e9, 1e8  # a case takes about a second

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bench.ceilings import Ceilings, doubling, measure_ceilings
+from bench.command import run_command
+from bench.compare import compare
+from bench.jobs import Choice, Job
+from bench.peers import PEERS, peers_of
+from bench.row import Row, write_rows
+from bench.run import measure, rows
+from bench.stamp import Stamp
+from bench.text import digits, duration, percent
 from lynx_engine import set_num_threads
 from lynx_engine.errors import LynxError
 from lynx_engine.yardstick import yardstick
-
-from .ceilings import Ceilings, doubling, measure_ceilings
-from .command import run_command
-from .compare import compare
-from .jobs import Choice, Job
-from .peers import PEERS, peers_of
-from .row import Row, write_rows
-from .run import measure, rows
-from .stamp import Stamp
-from .text import digits, duration, percent
 
 _HEAD = ("op", "case", "dtype", "mode", "backend", "time", "p90/med", "rate", "ceiling", "x peer")
 _WIDTHS = (17, 19, 9, 9, 12, 10, 8, 13, 8, 0)

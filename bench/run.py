@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.ceilings import Ceilings
+from bench.jobs import Job
+from bench.measure import Call, Timing, bytes_of, copied, copies_past_caches, in_turn, interleaved
+from bench.peers import Prepare
+from bench.row import Row
+from bench.stamp import Stamp
 from lynx_engine import registry
 from lynx_engine.yardstick import Arguments, draw, forward_only, output_and_gradients, poisoned_memory, yardstick
-
-from .ceilings import Ceilings
-from .jobs import Job
-from .measure import Call, Timing, bytes_of, copied, copies_past_caches, in_turn, interleaved
-from .peers import Prepare
-from .row import Row
-from .stamp import Stamp
 
 _WIDE_BYTES = 1 << 30
 _FORWARD_ONLY = frozenset({"onednn"})  # torch's packed linears have no gradients

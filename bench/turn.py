@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
+from bench.jobs import Choice, Job
+from bench.measure import Timing
+from bench.run import OURS, measure
 from lynx_engine import set_num_threads
 from lynx_engine.errors import LynxError
-
-from .jobs import Choice, Job
-from .measure import Timing
-from .run import OURS, measure
 
 
 def main() -> None:
