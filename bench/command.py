@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def _parse(command: type[Command], prog: str) -> Command:
         if not end.code:
             raise
         raise LynxError(re.sub(r"[╭╮╰╯│─]+", " ", errors.getvalue())) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Written under a temporary name, synced, renamed: an interruption leaves the file that was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def finished(*command: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -7,13 +7,12 @@ processor, so `expected.json` has a table for each model that was recorded: {mac
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.command import run_command
+from bench.command import run_command, write_whole
 from bench.jobs import Choice, Job
 from bench.measure import Timing
 from bench.peers import peers_of
@@ -78,7 +77,8 @@ class Update:
         table = {name: _summary(found) for name, found in ratios.items()}
         for name, (middle, tolerance) in table.items():
             print(f"{name:<56} x {middle:.2f}  less {100 * tolerance:.0f} % is an alarm")
-        _write({**(json.loads(FILE.read_text()) if FILE.exists() else {}), model(): table})
+        tables = {**(json.loads(FILE.read_text()) if FILE.exists() else {}), model(): table}
+        write_whole(FILE, json.dumps(tables, indent=1, sort_keys=True) + "\n")
         return 0
 
 
@@ -86,15 +86,6 @@ def _summary(found: list[float]) -> tuple[float, float]:
     middle = statistics.median(found)
     spread = (max(found) - min(found)) / middle / 2
     return round(middle, 3), round(max(_LEAST_TOLERANCE, 3 * spread), 2)
-
-
-def _write(tables: dict[str, Expected]) -> None:
-    temporary = FILE.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(tables, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(FILE)
 
 
 if __name__ == "__main__":

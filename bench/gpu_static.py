@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.command import ROOT, run_command
+from bench.command import ROOT, run_command, write_whole
 from bench.gpu_build import ARCHITECTURES, Built, build_cuda, build_triton
 from lynx_engine.errors import LynxError
 
@@ -49,7 +49,7 @@ class GpuStatic:
             return 0
         broken = {kernel.name: reasons for kernel in kernels if (reasons := broken_limits(kernel))}
         if self.update and not broken:
-            self.file.write_text(json.dumps({k.name: record(k) for k in kernels}, indent=1) + "\n", encoding="utf-8")
+            write_whole(self.file, json.dumps({k.name: record(k) for k in kernels}, indent=1) + "\n")
             print(f"{self.file.name}: {len(kernels)} GPU kernels")
             return 0
         for compiler in unrecorded_compilers(recorded, kernels):

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.callgrind import Call, Driver, build_driver
-from bench.command import ROOT, finished, run_command
+from bench.command import ROOT, finished, run_command, write_whole
 from lynx_engine.errors import LynxError
 
 TOLERANCE_PERCENT = 1.0
@@ -136,7 +136,7 @@ def read_columns(path: Path) -> dict[str, Counts]:
 
 
 def write_columns(path: Path, columns: dict[str, Counts]) -> None:
-    path.write_text(json.dumps(columns, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(columns, indent=1, sort_keys=True) + "\n")
 
 
 def base_counts(revision: str, compiler: str) -> Counts:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.command import write_whole
 from lynx_engine.errors import LynxError
 
 
@@ -57,15 +57,8 @@ _FIELDS = {field.name for field in dataclasses.fields(Row)}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """A JSON list, one row a line; written under a temporary name, synced, renamed."""
-    text = "[\n" + ",\n".join(json.dumps(dataclasses.asdict(row)) for row in rows) + "\n]\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """A JSON list, one row a line."""
+    write_whole(path, "[\n" + ",\n".join(json.dumps(dataclasses.asdict(row)) for row in rows) + "\n]\n")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.command import ROOT, run_command
+from bench.command import ROOT, run_command, write_whole
 from bench.markdown import Results, table
 from bench.row import read_rows
 from lynx_engine.errors import LynxError
@@ -39,7 +39,7 @@ class Tables:
             if self.check:
                 print(f"{path.relative_to(self.root)}: tables differ from bench/results: run make bench-readme")
             else:
-                path.write_text(text, encoding="utf-8")
+                write_whole(path, text)
                 print(f"{path.relative_to(self.root)}: tables written")
         return 1 if self.check and changed else 0
 
