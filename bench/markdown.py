@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.report.groups import newest
+from bench.report.groups import mode_order, newest
 from bench.row import Row
 from bench.text import digits, duration, percent
 from lynx_engine.errors import LynxError
@@ -63,7 +63,7 @@ class _Line:
 
     @property
     def against(self) -> str:
-        return ", ".join(f"{row.speedup:.2f} {row.peer}" for row in self.rows if row.speedup) or "-"
+        return ", ".join(f"{digits(row.speedup)} {row.peer}" for row in self.rows if row.speedup) or "-"
 
 
 _COLUMNS: dict[str, Callable[[_Line], str]] = {
@@ -134,7 +134,7 @@ def _in_order(lines: Sequence[_Line]) -> list[_Line]:
     def order(line: _Line) -> tuple[object, ...]:
         row = line.row
         size = row.flops + row.bytes
-        return (row.op, row.dtype, row.threads, row.mode != "forward", row.mode, size, row.case, row.median_us)
+        return (row.op, row.dtype, row.threads, mode_order(row), size, row.case, row.median_us)
 
     return sorted(lines, key=order)
 

@@ -7,6 +7,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_rows import BANDWIDTH_GBPS, PEAK_TFLOPS, make_row, make_rows
@@ -153,6 +154,32 @@ def test_the_report_tells_every_row_and_where_it_comes_from(drawn: tuple[list[Ro
     for fact in (rows[0].machine, rows[0].commit, rows[0].time, "python -m bench.roofline"):
         assert fact in text[: text.index("<table")]
     assert len(re.findall("<g><title>", text)) == 2 * (len(rows) - 1)
+
+
+def extents(figure: Any, texts: list[Any]) -> list[Box]:
+    """The pixels that texts take, a pixel less on each side."""
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts]
+    return [Box((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2, b.width - 2, b.height - 2) for b in boxes]
+
+
+def test_texts_of_the_plots_do_not_overlap() -> None:
+    pytest.importorskip("matplotlib", reason="plots need the bench extra: pip install matplotlib")
+    from bench.report.roofline_plot import roofline
+    from bench.report.speedup_plot import speedup
+    from bench.report.style import Style
+
+    noisy = {"p90_us": 1600.0, "peer": "torch_compile", "peer_median_us": 50.0, "speedup": 0.5}
+    rows = [*make_rows(modes=("forward", "backward")), make_row(**noisy), make_row(**{**noisy, "speedup": 50.0})]
+    (group,) = groups(rows)
+    for draw in (roofline, speedup):
+        figure = draw(group, Style.of(rows))
+        assert figure is not None
+        boxes = extents(figure, [*figure.axes[0].texts, *figure.texts])
+        touching = [(one, other) for i, one in enumerate(boxes) for other in boxes[:i] if one.touches(other)]
+        assert touching == [], draw.__name__
+        width, height = figure.get_size_inches() * figure.dpi
+        assert all(box.inside(Box(width / 2, height / 2, width, height)) for box in boxes), draw.__name__
 
 
 def test_one_kind_of_row_draws_only_its_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

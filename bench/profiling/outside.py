@@ -66,7 +66,9 @@ def flame_graph(name: str, repeat_while: Callable[[Callable[[], bool]], object],
         _sample([found, "record", *options, "--output", str(path), "--pid", pid], repeat_while)
         return path
     data, path = (stem.with_name(stem.name + suffix) for suffix in (".perf.data", ".perf.txt"))
-    _sample([found, "record", "-F", _RATE, "-g", "-o", str(data), "--pid", pid, "--", "sleep", duration], repeat_while)
+    _sample(
+        [found, "record", "-F", _RATE, "-g", "-N", "-o", str(data), "--pid", pid, "--", "sleep", duration], repeat_while
+    )
     path.write_text(finished(found, "script", "-i", data).stdout, encoding="utf-8")
     return path
 

@@ -69,7 +69,7 @@ class Group:
     @functools.cached_property
     def numbers(self) -> dict[CaseKey, int]:
         """Cases numbered from 1: op by op, from memory-bound to compute-bound, from small to large."""
-        rows = sorted(self.rows, key=lambda row: (row.op, row.mode != "forward", intensity(row), row.flops + row.bytes))
+        rows = sorted(self.rows, key=lambda row: (row.op, mode_order(row), intensity(row), row.flops + row.bytes))
         return {key: number for number, key in enumerate(dict.fromkeys(map(case_key, rows)), start=1)}
 
     @functools.cached_property
@@ -112,6 +112,11 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 
 def case_key(row: Row) -> CaseKey:
     return (row.op, row.case)
+
+
+def mode_order(row: Row) -> tuple[bool, str]:
+    """Forward first, then backward, then both."""
+    return (row.mode != "forward", row.mode)
 
 
 def intensity(row: Row) -> float:

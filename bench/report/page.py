@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.row import Row
 from bench.text import digits, duration, percent
 
-from .groups import Ceiling, Group, case_key
+from .groups import Ceiling, Group, case_key, mode_order
 from .roofline_plot import point_id, roofline
 from .speedup_plot import bar_id, speedup
 from .style import Style, inline_svg
@@ -108,7 +108,7 @@ def _section(name: str, group: Group, style: Style) -> str:
 def _title(row: Row) -> str:
     """What a marker tells when pointed at."""
     reached = f"{digits(row.tflops)} TFLOP/s, {digits(row.gbps)} GB/s: {percent(row.ceiling_fraction)} of its ceiling"
-    beside = f"\n{row.speedup:.2f} x {row.peer}" if row.speedup else ""
+    beside = f"\n{digits(row.speedup)} x {row.peer}" if row.speedup else ""
     return f"{row.op} {row.mode}, {row.backend}\n{row.case}\n{duration(row.median_us)}, {reached}{beside}"
 
 
@@ -117,7 +117,7 @@ def _table(group: Group) -> str:
     for name, hint in _COLUMNS:
         kind = ' class="text"' if name in _TEXT_COLUMNS else ""
         heads.append(f'<th{kind} title="{escape(hint or name)}"><button>{escape(name)}</button></th>')
-    order = sorted(group.rows, key=lambda row: (group.numbers[case_key(row)], row.mode != "forward", row.backend))
+    order = sorted(group.rows, key=lambda row: (group.numbers[case_key(row)], mode_order(row), row.backend))
     body = ["<tr>" + "".join(cell.html() for cell in _cells(group, row)) + "</tr>" for row in order]
     return "\n".join(
         (
@@ -145,5 +145,5 @@ def _cells(group: Group, row: Row) -> list[_Cell]:
     if row.speedup and row.peer_median_us:
         faster = "faster" if row.speedup >= 1 else "slower"
         peer = [_Cell(duration(row.peer_median_us), row.peer_median_us)]
-        return [*cells, *peer, _Cell(f"{row.speedup:.2f}", row.speedup, faster)]
+        return [*cells, *peer, _Cell(digits(row.speedup), row.speedup, faster)]
     return [*cells, _Cell("", ""), _Cell("", "")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.row import Row
+from bench.text import digits
 
-from .groups import Group, case_key
+from .groups import Group, case_key, mode_order
 from .style import DPI, FASTER, INK, SLOWER, Style, bare, heading
 
 _LINE, _TOP, _BOTTOM, _WIDTH, _LETTER = 0.2, 0.65, 0.55, 9.5, 0.068  # inches
@@ -36,7 +38,7 @@ def speedup(group: Group, style: Style) -> Figure | None:
     figure = Figure(figsize=(width, height), dpi=DPI)
     rectangle = (left / width, _BOTTOM / height, 1 - (left + 0.3) / width, _LINE * len(lines) / height)
     axes = figure.add_axes(rectangle, xscale="log")
-    _frame(axes, lines)
+    _frame(axes, lines, width - left - 0.3)
     for y, (text, row) in enumerate(lines):
         if row is None:
             _name(axes, y, text, fontsize=9, fontweight="bold", color=style.colours[text.split()[0]] if text else INK)
@@ -57,7 +59,7 @@ def _lines(group: Group) -> list[Line]:
     rows = [row for row in group.rows if row.speedup and row.peer_median_us]
     lines: list[Line] = []
     op = None
-    for row in sorted(rows, key=lambda r: (group.numbers[case_key(r)], r.mode != "forward", r.backend, r.peer)):
+    for row in sorted(rows, key=lambda r: (group.numbers[case_key(r)], mode_order(r), r.backend, r.peer)):
         if row.op != op:
             lines += [("", None)] if lines else []
             lines.append((group.heading(row.op), None))
@@ -67,10 +69,9 @@ def _lines(group: Group) -> list[Line]:
     return lines
 
 
-def _frame(axes: Axes, lines: Sequence[Line]) -> None:
-    """Room for the values written beside the bars; 1 marked."""
-    values = [row.speedup for _, row in lines if row and row.speedup]
-    axes.set(xlim=(min(0.7, min(values) / 2), max(1.4, max(values) * 1.7)), ylim=(len(lines) - 0.5, -0.5))
+def _frame(axes: Axes, lines: Sequence[Line], width: float) -> None:
+    """An axis of `width` inches with 1 marked, and room for the values written beside the bars."""
+    axes.set(xlim=_limits([row for _, row in lines if row], width), ylim=(len(lines) - 0.5, -0.5))
     bare(axes)
     axes.spines["left"].set_visible(False)
     axes.grid(False, axis="y")
@@ -80,6 +81,29 @@ def _frame(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_yticks([])
     axes.set_xlabel("x peer: right of 1 ours is faster")
     axes.axvline(1, color=INK, linewidth=1.2, zorder=4)
+
+
+def _limits(rows: Sequence[Row], width: float) -> tuple[float, float]:
+    """Where the axis begins and ends, so that each value fits between its bar and the axis' end."""
+    edges = [(math.log10(_edge(row)), len(_value(row)) * _LETTER + 0.12, _edge(row) >= 1) for row in rows]
+    low, high = -0.1, 0.1
+    for _ in range(30):  # the room of a text in decades depends on the decades shown: a fixed point
+        decades_an_inch = (high - low) / width
+        low = min(-0.1, *(edge - room * decades_an_inch for edge, room, right in edges if not right), 0)
+        high = max(0.1, *(edge + room * decades_an_inch for edge, room, right in edges if right), 0)
+    return 10**low, 10**high
+
+
+def _edge(row: Row) -> float:
+    """Where a bar ends, the line of its percentiles included."""
+    assert row.speedup and row.peer_median_us
+    if row.speedup >= 1:
+        return max(row.speedup, row.peer_median_us / row.p10_us)
+    return min(row.speedup, row.peer_median_us / row.p90_us)
+
+
+def _value(row: Row) -> str:
+    return f"{digits(row.speedup or 0)} · {row.peer}"
 
 
 def _name(axes: Axes, y: int, text: str, **look: Any) -> None:
@@ -103,10 +127,9 @@ def _bar(axes: Axes, y: int, row: Row, gid: str) -> None:
     axes.barh(y, row.speedup - 1, left=1, height=0.66, color=FASTER if faster else SLOWER, zorder=2, gid=gid)
     ends = (row.peer_median_us / row.p90_us, row.peer_median_us / row.p10_us)
     axes.plot(ends, (y, y), color=INK, linewidth=0.8, zorder=3)
-    edge = max(row.speedup, 1, ends[1]) if faster else min(row.speedup, 1, ends[0])
     axes.annotate(
-        f"{row.speedup:.2f} · {row.peer}",
-        (edge, y),
+        _value(row),
+        (_edge(row), y),
         xytext=(4 if faster else -4, 0),
         textcoords="offset points",
         ha="left" if faster else "right",
