@@ -66,7 +66,7 @@ def test_cases_are_numbered_once_and_named_by_what_differs() -> None:
 
 def test_labels_touch_nothing() -> None:
     frame = Box(200, 200, 400, 400)
-    anchors = [Box(200 + 11 * (i % 3), 150 + 12 * i, 9, 9) for i in range(12)]
+    anchors = [Box(200 + 11 * (i % 3), 150 + 5 * i, 9, 9) for i in range(12)]
     line = [Box(190, 4 * i, 4, 4) for i in range(100)]
     labels = place(anchors, [(24.0, 9.0)] * len(anchors), line, frame)
     others = [*anchors, *line]

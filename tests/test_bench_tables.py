@@ -13,7 +13,7 @@ from bench_rows import make_row, make_rows
 from bench.command import run_command
 from bench.markdown import Results, table
 from bench.row import Row, write_rows
-from bench.tables import Tables, filled
+from bench.tables import Tables, fill, filled
 from lynx_engine.errors import LynxError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +135,12 @@ def test_bad_markers_are_one_line_that_names_the_file(
     assert run(monkeypatch, "--root", checkout) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "README.md: " in line and told in line
+
+
+def test_an_empty_table_waits_for_the_first_results() -> None:
+    assert fill(marked("ops"), [], "here") == marked("ops")
+    with pytest.raises(LynxError, match="no row of bench/results matches"):
+        fill(marked("ops", "| old |\n"), [], "here")
 
 
 def test_a_table_without_results_says_how_to_get_some() -> None:
