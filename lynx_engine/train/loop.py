@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import LynxError
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -55,9 +57,10 @@ def fit(
 ) -> float:
     """Train the parameters of `model` that require gradients; returns the last logged mean loss.
 
-    `batch(step)` makes the batch of a step and `loss(batch)` its loss, both functions of nothing else but the
-    parameters and torch's generator, whose state is kept. A checkpoint in `folder` is continued where it stopped;
-    one of another configuration is a LynxError. `folder/name.jsonl` logs step, loss and learning rate.
+    `batch(step)` makes the batch of a step, of nothing but its number: in a process of its own, some steps ahead.
+    `loss(batch)` is a function of the batch, the parameters and torch's generator, whose state is kept. A checkpoint in
+    `folder` is continued where it stopped; one of another configuration is a LynxError. `folder/name.jsonl` logs step,
+    loss and learning rate.
     """
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -70,10 +73,11 @@ def fit(
         log = stack.enter_context(LossLog(folder / f"{name}.jsonl", first_step=step))
         bar = stack.enter_context(_progress(show_progress))
         task = bar.add_task(name, total=config.steps, completed=step, loss=float("nan"))
+        batches = iter(_ahead(batch, range(step, config.steps)))
         interrupt = stack.enter_context(Interrupt())
         while step < config.steps and not interrupt.requested:
             rate = linear_schedule(step, config.steps, config.peak_lr, config.start_lr, config.warmup)
-            value = _step(optimizer, loss(batch(step)), rate, config.max_grad_norm)
+            value = _step(optimizer, loss(next(batches)), rate, config.max_grad_norm)
             log.add(step, value, rate, flush=(step + 1) % config.log_every == 0 or step + 1 == config.steps)
             step += 1
             bar.update(task, completed=step, loss=log.mean)
@@ -82,6 +86,32 @@ def fit(
     if step < config.steps:
         raise KeyboardInterrupt(f"stopped after step {step}; {path} continues")
     return log.mean
+
+
+class _Batches(Dataset[Any]):
+    def __init__(self, batch: Callable[[int], Any]) -> None:
+        self._batch = batch
+
+    def __getitem__(self, step: int) -> Any:
+        return self._batch(step)
+
+
+def _ahead(batch: Callable[[int], Any], steps: range) -> DataLoader[Any]:
+    """Batches from a forked process: drawing pictures is Python, and in this one would wait for the same lock."""
+    return DataLoader(
+        _Batches(batch),
+        batch_size=None,
+        sampler=steps,
+        num_workers=1,
+        prefetch_factor=2,
+        worker_init_fn=_ignore_interrupts,
+        multiprocessing_context="fork",
+    )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; what it means is for the training process to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, max_grad_norm: float | None) -> float:
