@@ -62,14 +62,13 @@ class Ops:
             return compare(self.base, jobs, threads, self.seconds)
         ceilings = measure_ceilings(threads, self.device)
         print(ceilings, *_noise(ceilings), sep="\n", end="\n\n")
-        found, wrong = self._measure_all(jobs, ceilings)
-        if self.json is not None:
-            write_rows(self.json, found)
+        wrong = self._measure_all(jobs, ceilings)
         for fault in wrong:
             print(f"WRONG {fault}", file=sys.stderr)
         return 1 if wrong else 0
 
-    def _measure_all(self, jobs: list[Job], ceilings: Ceilings) -> tuple[list[Row], list[str]]:
+    def _measure_all(self, jobs: list[Job], ceilings: Ceilings) -> list[str]:
+        """Print and write every row as it comes; what was wrong."""
         stamp = Stamp.of(self.device)
         found: list[Row] = []
         wrong: list[str] = []
@@ -83,9 +82,11 @@ class Ops:
             for fault in measured.faults if made else ():
                 print(f"  the peer is wrong here, and not timed: {fault}")
             found += made
+            if self.json is not None:
+                write_rows(self.json, found)
             if after is None or after.case is not job.case:
                 yardstick.cache_clear()  # the truths of large cases are large
-        return found, wrong
+        return wrong
 
     def _threads(self) -> int:
         here = len(os.sched_getaffinity(0))
