@@ -22,6 +22,8 @@ from lynx_engine.yardstick import Arguments, draw, forward_only, output_and_grad
 _WIDE_BYTES = 1 << 30
 _FORWARD_ONLY = frozenset({"onednn"})  # torch's packed linears have no gradients
 OURS = ""
+_OUR_MARGIN = 2.0  # the tests'
+_PEER_MARGIN = 8.0  # of one draw, so that a peer is not refused for what is a matter of rounding
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def measure(job: Job, peers: Mapping[str, Prepare], *, seconds: float, check: bo
     arguments = _on(job.device, draw(job.case, job.dtype, 0))
     prepare: dict[str, Prepare] = {OURS: partial(_ours, job)}
     prepare |= {name: peer for name, peer in peers.items() if job.mode == "forward" or name not in _FORWARD_ONLY}
-    faults = {name: _faults(job, peer, arguments) if check else [] for name, peer in prepare.items()}
+    margins = {name: _OUR_MARGIN if name == OURS else _PEER_MARGIN for name in prepare}
+    faults = {name: _faults(job, prepare[name], arguments, margin) if check else [] for name, margin in margins.items()}
     if not check:
         _call(job, prepare[OURS], [arguments])(0)
     used = _used(job)
@@ -109,7 +112,7 @@ def _on(device: str, arguments: Arguments) -> Arguments:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in arguments.items()}
 
 
-def _faults(job: Job, prepare: Prepare, arguments: Arguments) -> list[str]:
+def _faults(job: Job, prepare: Prepare, arguments: Arguments, margin: float) -> list[str]:
     """What is wrong with one call's output, and gradients where they are measured, on memory full of NaN."""
     gradients = job.mode != "forward"
     wide = torch.float32 if bytes_of(arguments) * 8 // job.dtype.itemsize > _WIDE_BYTES else torch.float64
@@ -124,7 +127,7 @@ def _faults(job: Job, prepare: Prepare, arguments: Arguments) -> list[str]:
             if gradients
             else forward_only(function, arguments)
         )
-    return truth.faults({name: tensor[None].cpu() for name, tensor in found.items()})
+    return truth.faults({name: tensor[None].cpu() for name, tensor in found.items()}, margin)
 
 
 def _call(job: Job, prepare: Prepare, copies: Iterable[Arguments]) -> Call:

@@ -231,8 +231,8 @@ class Train:
 
         if self.threads is not None:
             set_num_threads(self.threads)
-        # Lets torch take oneDNN for float32 products (in bfloat16 where AMX multiplies it): MKL's, its default, are four
-        # times slower on AMD processors (57 against 217 GFLOP/s a core on a Zen 5).
+        # Lets torch take oneDNN for float32 products (in bfloat16 where AMX multiplies it): MKL's, its default, are
+        # four times slower on AMD processors (57 against 217 GFLOP/s a core on a Zen 5).
         torch.set_float32_matmul_precision("medium")
         model, tokenizer = new_model(), _run_tokenizer(self.out / "tokenizer")
         for phase in phases(model, tokenizer, self.scale):

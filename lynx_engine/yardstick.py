@@ -95,15 +95,18 @@ class Yardstick:
         faults = self.faults(actual)
         assert not faults, f"{what}, {faults[0]}"
 
-    def faults(self, actual: dict[str, Tensor]) -> list[str]:
-        """What is wrong with `actual`, by output or gradient, each with its worst coordinate; empty if nothing is."""
+    def faults(self, actual: dict[str, Tensor], margin: float = 2.0) -> list[str]:
+        """What is wrong with `actual`, by output or gradient, each with its worst coordinate; empty if nothing is.
+
+        margin: how many times the error of plain torch is fair.
+        """
         found = []
         for name, tensor in actual.items():
             truth = self.truth[name][: len(tensor)]
             if tensor.dtype != self.dtypes[name]:
                 found.append(f"{name}: {tensor.dtype}, wanted {self.dtypes[name]}")
             else:
-                found += [f"{name} {fault}" for fault in excess(tensor, truth, 2 * self.fair_error[name])]
+                found += [f"{name} {fault}" for fault in excess(tensor, truth, margin * self.fair_error[name])]
         return found
 
 
