@@ -97,14 +97,13 @@ def build_driver() -> Driver:
     """Builds lynx_count beside lynx_engine._C, in setup.py's build folder, from the same object files."""
     folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
     cmake, ninja = tool("cmake"), tool("ninja")
-    if not (folder / "build.ninja").is_file():
-        import pybind11
+    import pybind11
 
-        finished(
-            *(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
-            *(f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"),
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        )
+    finished(  # anew every time: the folder may remember the cmake of a build environment that is gone
+        *(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
+        *(f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"),
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    )
     finished(cmake, "--build", folder, "--target", "lynx_count")
     return read_driver(folder / "bench" / "native" / "lynx_count")
 

@@ -19,7 +19,7 @@ from bench.peers import peers_of
 from bench.row import read_rows, write_rows
 from bench.run import OURS, measure, rows
 from bench.stamp import Stamp
-from lynx_engine import native, ops
+from lynx_engine import ops, registry
 from lynx_engine.errors import LynxError
 
 SUITES = {suite.op: suite for suite in ops.suites()}
@@ -63,10 +63,17 @@ def test_bad_choices_say_what_exists(choice, says):
         choice.jobs()
 
 
-def test_a_backend_that_cannot_run_here_is_refused_with_the_reason(monkeypatch):
-    monkeypatch.setattr(native, "isa_refusals", lambda isa: ("no such thing",) if isa == "avx512" else ())
-    with pytest.raises(LynxError, match=r"--backend cpu_avx512: no such thing; here: .*reference"):
-        Choice(backend="cpu_avx512").jobs()
+def test_a_backend_that_cannot_run_here_is_refused_with_the_reason():
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LYNX_CPU_ISA", "avx2")
+            registry.refresh()
+            with pytest.raises(
+                LynxError, match="--backend cpu_avx512: LYNX_CPU_ISA=avx2 forbids avx512; here: .*reference"
+            ):
+                Choice(backend="cpu_avx512").jobs()
+    finally:
+        registry.refresh()
 
 
 @pytest.mark.parametrize("mode", ["forward", "backward", "both"])

@@ -105,6 +105,7 @@ def _ahead(batch: Callable[[int], Any], steps: range) -> DataLoader[Any]:
         num_workers=1,
         prefetch_factor=2,
         worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # it draws a seed for its worker: not from the generator that a run resumes
         multiprocessing_context="fork",
     )
 
