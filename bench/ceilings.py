@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -99,8 +100,7 @@ def _gemm_tflops(dtype: torch.dtype) -> float:
     return 2 * _GPU_GEMM**3 / _gpu_seconds(lambda: a @ b) / 1e12
 
 
-def _gpu_seconds(call: object, runs: int = 10) -> float:
-    assert callable(call)
+def _gpu_seconds(call: Callable[[], object], runs: int = 10) -> float:
     for _ in range(3):
         call()
     torch.cuda.synchronize()

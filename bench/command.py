@@ -11,6 +11,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -70,3 +72,15 @@ def finished(*command: str | Path, folder: Path | None = None) -> subprocess.Com
         last = (process.stdout + process.stderr).splitlines()[-12:]
         raise LynxError(f"{' '.join(map(str, command))}: exit code {process.returncode}: {' | '.join(last)}")
     return process
+
+
+@contextlib.contextmanager
+def tree_of(revision: str) -> Iterator[Path]:
+    """A work tree of a revision, gone afterwards. LynxError for one that does not exist."""
+    with tempfile.TemporaryDirectory(prefix="lynx-base-") as folder:
+        tree = Path(folder) / "tree"
+        finished("git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, revision)
+        try:
+            yield tree
+        finally:
+            finished("git", "-C", ROOT, "worktree", "remove", "--force", tree)

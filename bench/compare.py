@@ -10,16 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from bench.command import ROOT, finished
+from bench.command import ROOT, finished, tree_of
 from bench.jobs import Job
 from bench.text import duration
 from lynx_engine.errors import LynxError
@@ -32,23 +29,30 @@ Medians = dict[str, list[float]]  # by job, one a process, in microseconds
 
 def compare(base: str, jobs: list[Job], threads: int, seconds: float) -> int:
     """Print every job's ratio; 1 if any is slower than at revision `base`, twice."""
-    commit = _commit(base)
-    with _built(commit) as base_root:
-        names = [str(job) for job in jobs]
-        medians = _turns(jobs, {"base": base_root, "head": ROOT}, threads, seconds)
+    with tree_of(base) as tree:
+        _build(base, tree)
+        roots = {"base": tree, "head": ROOT}
+        medians = _turns(jobs, roots, threads, seconds)
         suspects = [job for job in jobs if _is_slower(medians, str(job))]
-        for name in names:
-            print(_report(medians, name))
+        for job in jobs:
+            print(_report(medians, str(job)))
         if not suspects:
             return 0
         print(f"again, for the {len(suspects)} that look slower:")
-        again = _turns(suspects, {"base": base_root, "head": ROOT}, threads, seconds)
+        again = _turns(suspects, roots, threads, seconds)
         for job in suspects:
             print(_report(again, str(job)))
         slower = [job for job in suspects if _is_slower(again, str(job))]
         for job in slower:
             print(f"SLOWER than {base}: {job}", file=sys.stderr)
         return 1 if slower else 0
+
+
+def _build(base: str, tree: Path) -> None:
+    if not (tree / "lynx_engine" / "yardstick.py").is_file():
+        raise LynxError(f"{base} is older than bench.ops and cannot be measured by it")
+    print(f"building {base} ...", flush=True)
+    finished(sys.executable, "setup.py", "build_ext", "--inplace", folder=tree)
 
 
 def p_value(base: list[float], head: list[float]) -> float:
@@ -108,26 +112,3 @@ def _process(jobs: list[Job], root: Path, threads: int, seconds: float, check: b
         raise LynxError(f"a process of {root} failed: {' | '.join(process.stderr.splitlines()[-6:])}")
     medians: dict[str, float] = json.loads(process.stdout)
     return medians
-
-
-def _commit(revision: str) -> str:
-    return finished("git", "-C", str(ROOT), "rev-parse", "--verify", f"{revision}^{{commit}}").stdout.strip()
-
-
-@contextmanager
-def _built(commit: str) -> Iterator[Path]:
-    """A worktree of `commit` with its compiled module, gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="lynx-base-"))
-    root = folder / "tree"
-    try:
-        finished("git", "-C", str(ROOT), "worktree", "add", "--detach", str(root), commit)
-        if not (root / "lynx_engine" / "yardstick.py").is_file():
-            raise LynxError(f"{commit[:12]} is older than bench.ops and cannot be measured by it")
-        print(f"building {commit[:12]} ...", flush=True)
-        subprocess.run(
-            [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=root, check=True, stdout=subprocess.DEVNULL
-        )
-        yield root
-    finally:
-        subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(root)], check=False)
-        shutil.rmtree(folder, ignore_errors=True)

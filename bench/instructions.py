@@ -24,7 +24,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.callgrind import Call, Driver, build_driver
-from bench.command import ROOT, finished, run_command, write_whole
+from bench.command import ROOT, finished, run_command, tree_of, write_whole
 from lynx_engine.errors import LynxError
 
 TOLERANCE_PERCENT = 1.0
@@ -141,13 +140,9 @@ def write_columns(path: Path, columns: dict[str, Counts]) -> None:
 
 def base_counts(revision: str, compiler: str) -> Counts:
     """Counts of a revision's kernels, built with this compiler in a work tree of its own."""
-    with tempfile.TemporaryDirectory(prefix="lynx-base-") as folder:
-        tree, file = Path(folder) / "tree", Path(folder) / "counts.json"
-        finished("git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, revision)
-        try:
-            finished(sys.executable, "-m", "bench.instructions", "--update", "--file", file, folder=tree)
-        finally:
-            finished("git", "-C", ROOT, "worktree", "remove", "--force", tree)
+    with tree_of(revision) as tree:
+        file = tree / "counts.json"
+        finished(sys.executable, "-m", "bench.instructions", "--update", "--file", file, folder=tree)
         columns = read_columns(file)
     if compiler not in columns:
         raise LynxError(f"{revision} was built with {', '.join(columns)}, this work tree with {compiler}")

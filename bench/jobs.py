@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +117,6 @@ def _runs(suite: Suite, backend: Backend, dtype: torch.dtype) -> bool:
     return entry is None or dtype in entry[1]
 
 
-def _known(what: str, name: str, names: Iterable[str] | Sequence[str]) -> None:
+def _known(what: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
         raise LynxError(f"unknown {what} {name!r}; there are: {', '.join(names)}")

@@ -28,7 +28,10 @@ _PEER_MARGIN = 8.0  # of one draw, so that a peer is not refused for what is a m
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples in seconds by peer's name, ours under OURS; `faults` instead where a result is wrong."""
+    """Samples in seconds by peer's name, ours under OURS; none where our result is wrong.
+
+    faults: what is wrong with ours, or with the peers that were therefore left out. backend: what ran.
+    """
 
     samples: dict[str, list[float]]
     faults: list[str]
