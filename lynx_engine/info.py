@@ -38,7 +38,7 @@ def render(report: dict[str, Any]) -> str:
     ]
     for op, backends in report["ops"].items():
         lines.append(f"{op}")
-        lines += [f"  {name:<12} {'; '.join(reasons) or 'ready'}" for name, reasons in backends.items()]
+        lines += [f"  {name:<15} {'; '.join(reasons) or 'ready'}" for name, reasons in backends.items()]
     if "model" in report:
         lines += ["", *_model_lines(report["model"])]
     return "\n".join(lines)

@@ -33,7 +33,7 @@ def module() -> ModuleType | None:
 
 @functools.cache
 def isa_refusals(isa: str) -> tuple[str, ...]:
-    """Why code for `isa` ("avx2", "avx512", "amx") cannot run in this process; empty if it can."""
+    """Why code for `isa` (one of CPU_ISAS) cannot run in this process; empty if it can."""
     native = module()
     if native is None:
         return (_NOT_BUILT,)
@@ -61,8 +61,8 @@ def emulates_amx() -> bool:
 
 
 def kernels(entry: str) -> Mapping[str, tuple[Callable[..., Any], frozenset[torch.dtype]]]:
-    """The compiled functions of an op's entry by backend name ("cpu_amx", "cpu_avx512", "cpu_avx2": the preferred
-    first), each with the dtypes that it takes."""
+    """The compiled functions of an op's entry by backend name ("cpu_amx", ..., "cpu_avx2": the preferred
+    first), each with the dtypes that it takes. An op may lack any of them."""
     native = module()
     compiled = {} if native is None else native.backends.get(entry, {})
     found = {}

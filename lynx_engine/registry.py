@@ -114,7 +114,7 @@ class Op:
         for candidate in self.backends:
             reasons = candidate.refusals(*args) + ([] if candidate in allowed else ["not asked for"])
             verdict = f"refused: {'; '.join(reasons)}" if reasons else "chosen" if candidate is chosen else "able"
-            lines.append(f"  {candidate.name:<12} {verdict}")
+            lines.append(f"  {candidate.name:<15} {verdict}")
         return "\n".join(lines)
 
 

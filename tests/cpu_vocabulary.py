@@ -20,12 +20,14 @@ AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 FLAGS = {
     "avx2": AVX2,
     "avx512": AVX512,
+    "avx512_bf16": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
     "amx": (*AVX512, "-mamx-tile", "-mamx-bf16"),
     "amx_emulated": (*AVX512, "-DLYNX_EMULATE_TILES"),
 }
 NEEDS = {
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni"},
     "amx": {"amx_tile", "amx_bf16"},
     "amx_emulated": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
 }

@@ -70,15 +70,15 @@ def test_a_named_backend_runs_or_raises_with_every_reason(doubling: Op) -> None:
 def test_why_gives_a_verdict_on_every_backend(doubling: Op) -> None:
     assert doubling.why(40).splitlines() == [
         "doubling",
-        "  absent       refused: this machine has no abacus",
-        "  small        refused: 40 is large",
-        "  reference    chosen",
+        "  absent          refused: this machine has no abacus",
+        "  small           refused: 40 is large",
+        "  reference       chosen",
     ]
     assert doubling.why(4, backend="small").splitlines()[2:] == [
-        "  small        chosen",
-        "  reference    refused: not asked for",
+        "  small           chosen",
+        "  reference       refused: not asked for",
     ]
-    assert doubling.why(4).splitlines()[2:] == ["  small        chosen", "  reference    able"]
+    assert doubling.why(4).splitlines()[2:] == ["  small           chosen", "  reference       able"]
 
 
 def test_environment_orders_backends(doubling: Op, environment: Setter) -> None:
@@ -102,7 +102,7 @@ def test_environment_backend_that_cannot_run_raises(doubling: Op, environment: S
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("LYNX_CPU_ISA", "sse2", "LYNX_CPU_ISA must be one of avx2, avx512, amx, got 'sse2'"),
+        ("LYNX_CPU_ISA", "sse2", "LYNX_CPU_ISA must be one of avx2, avx512, avx512_bf16, amx, got 'sse2'"),
         ("LYNX_NUM_THREADS", "0", "LYNX_NUM_THREADS must be a whole number of at least 1, got '0'"),
         ("LYNX_NUM_THREADS", "two", "LYNX_NUM_THREADS must be a whole number of at least 1, got 'two'"),
         ("LYNX_EMULATE_AMX", "yes", "LYNX_EMULATE_AMX must be one of 0, 1, got 'yes'"),
@@ -123,6 +123,7 @@ class TestCompiled:
     def test_isa_ceiling(self, environment: Setter) -> None:
         environment(LYNX_CPU_ISA="avx2")
         assert native.isa_refusals("avx512") == ("LYNX_CPU_ISA=avx2 forbids avx512",)
+        assert native.isa_refusals("avx512_bf16") == ("LYNX_CPU_ISA=avx2 forbids avx512_bf16",)
         op = registry.ops()["adapter_mlp"]
         arguments = adapter_arguments()
         if native.isa_refusals("avx2"):

@@ -8,7 +8,7 @@ import torch
 from cpu_vocabulary import pointer, size, vocabulary
 from numpy.typing import NDArray
 
-ISAS = ["avx2", "avx512"]
+ISAS = ["avx2", "avx512", "avx512_bf16"]
 SPECIAL = np.float32(
     [0.0, -0.0, np.inf, -np.inf, np.nan, 88.72, 88.73, 89.5, 1e38, -87.3, -87.4, -103.9, -104.5, -1e38, 1e-40, -1e-40]
 )

@@ -11,7 +11,7 @@ namespace lynx::bench {
 
 using Call = std::function<void()>;
 
-/// One call of a kernel. isa: avx2, avx512, amx, amx_emulated; name: what is called and its sizes. prepare: makes the
+/// One call of a kernel. isa: avx2, avx512, avx512_bf16, amx, amx_emulated; name: what is called and its sizes. prepare: makes the
 /// call's memory and gives the call; only where the processor runs the instruction set.
 struct Counted {
   std::string op, isa, name;

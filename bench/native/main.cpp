@@ -49,7 +49,8 @@ namespace {
 /// AMX code also runs where only AVX-512 is: its own instructions are then emulated.
 bool runs(const std::string& isa) {
   const CpuFeatures& cpu = cpu_features();
-  return isa == "avx2" ? cpu.avx2 : cpu.avx512;
+  if (isa == "avx2") return cpu.avx2;
+  return isa == "avx512_bf16" ? cpu.avx512_bf16 : cpu.avx512;
 }
 
 void emulate_amx_if_absent() {

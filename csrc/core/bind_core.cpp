@@ -24,6 +24,7 @@ py::dict features() {
   py::dict result;
   result["avx2"] = found.avx2;
   result["avx512"] = found.avx512;
+  result["avx512_bf16"] = found.avx512_bf16;
   result["amx"] = found.amx;
   return result;
 }

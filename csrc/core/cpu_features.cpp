@@ -19,9 +19,9 @@ struct Registers {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r;
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
   return r;
 }
 
@@ -50,6 +50,8 @@ CpuFeatures detect() {
   const bool f = bit(extended.ebx, 16), dq = bit(extended.ebx, 17), bw = bit(extended.ebx, 30),
              vl = bit(extended.ebx, 31);
   found.avx512 = found.avx2 && has_all(states, kZmmState) && f && dq && bw && vl;
+  const bool vnni = bit(extended.ecx, 11), bf16 = bit(cpuid(7, 1).eax, 5);
+  found.avx512_bf16 = found.avx512 && vnni && bf16;
   const bool amx_bf16 = bit(extended.edx, 22), amx_tile = bit(extended.edx, 24);
   found.amx = found.avx512 && has_all(states, kTileState) && amx_bf16 && amx_tile && tiles_permitted();
   return found;

@@ -5,9 +5,10 @@
 namespace lynx {
 
 struct CpuFeatures {
-  bool avx2;    // AVX2 + FMA + F16C
-  bool avx512;  // AVX-512 F, BW, DQ, VL
-  bool amx;     // the above + AMX-TILE + AMX-BF16, with the kernel's permission to use tiles
+  bool avx2;         // AVX2 + FMA + F16C
+  bool avx512;       // the above + AVX-512 F, BW, DQ, VL
+  bool avx512_bf16;  // the above + AVX512_BF16, AVX512_VNNI
+  bool amx;          // avx512 + AMX-TILE + AMX-BF16, with the kernel's permission to use tiles
 };
 
 /// Decided once, at the first call.

@@ -12,6 +12,8 @@
 #elif (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || (defined(__AMXTILE__) && defined(__AMXBF16__))  // clang 14
 #define LYNX_ISA amx
 #define LYNX_HAS_TILES
+#elif defined(__AVX512BF16__)
+#define LYNX_ISA avx512_bf16
 #elif defined(__AVX512F__)
 #define LYNX_ISA avx512
 #elif defined(__AVX2__) && defined(__FMA__)
