@@ -183,7 +183,7 @@ void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In stats, 
                               output(gradients.dv)};
   const double work = flops(p, 7);
   const ReleaseGil release(work);
-  const int64_t query_tasks = num_tasks(p, p.max_seqlen_q, kernels.query_block);
+  const int64_t query_tasks = num_tasks(p, p.max_seqlen_q, kernels.backward_query_block);
   const int64_t key_tasks = num_tasks(p, p.max_seqlen_k, kernels.key_block);
   parallel_for(
       query_tasks + key_tasks,

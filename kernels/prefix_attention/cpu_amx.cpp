@@ -1,6 +1,9 @@
 // bfloat16 through AMX tiles; a sequence of few queries (decoding) would leave the tiles empty and takes float32 vectors.
 #include "backward.h"
+#include "backward_tile_gemm.h"
+#include "float_math.h"
 #include "forward.h"
+#include "panel_gemm.h"
 #include "tile_gemm.h"
 #include "vector_gemm.h"
 
@@ -11,12 +14,9 @@ namespace {
 constexpr int64_t kFewQueries = 8;
 
 void forward_bf16(const ForwardParams& params, int64_t task) {
-  const Place place(params.problem, task, params.problem.max_seqlen_q, TileGemm::kRowBlock);
-  const Mask mask(params.problem, place.seq);
-  const int64_t first_row = place.block * TileGemm::kRowBlock;
-  if (first_row >= mask.num_queries) return;
-  if (mask.num_queries > kFewQueries) return ForwardBlock<TileGemm, bf16>(params, mask, place, first_row).run();
-  ForwardBlock<VectorGemm, bf16>(params, mask, place, first_row).run();
+  const Mask mask(params.problem, Place(params.problem, task, params.problem.max_seqlen_q, kQueryBlock).seq);
+  mask.num_queries > kFewQueries ? forward<TileGemm, bf16>(params, task)
+                                 : forward<PanelGemm<FloatMath>, bf16>(params, task);
 }
 
 }  // namespace
@@ -25,9 +25,10 @@ void forward_bf16(const ForwardParams& params, int64_t task) {
 extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
     dtype_set(DType::bf16),
     prefix_attention::forward_bf16,
-    prefix_attention::backward_q<prefix_attention::TileGemm, bf16>,
-    prefix_attention::backward_kv<prefix_attention::TileGemm, bf16>,
-    prefix_attention::TileGemm::kRowBlock,
-    prefix_attention::TileGemm::kRowBlock};
+    prefix_attention::backward_q<prefix_attention::BackwardTileGemm, bf16>,
+    prefix_attention::backward_kv<prefix_attention::BackwardTileGemm, bf16>,
+    prefix_attention::kQueryBlock,
+    prefix_attention::BackwardTileGemm::kRowBlock,
+    prefix_attention::BackwardTileGemm::kRowBlock};
 
 }  // namespace lynx::LYNX_ISA

@@ -139,6 +139,13 @@ LYNX_INLINE void scale_scores(float* row, float scale) {
   for (int64_t j = 0; j < kColumns; j += kWidth) store(row + j, vmax(set1(kLowest), mul(load(row + j), set1(scale))));
 }
 
+/// Asks for a row ahead of its use: rows of one head are too far apart for the hardware to guess the next one.
+template <class T>
+LYNX_INLINE void prefetch_row(const T* row, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(row + d);
+}
+
 LYNX_INLINE void fill(float* begin, float* end, float value) {
   for (; begin < end; ++begin) *begin = value;
 }

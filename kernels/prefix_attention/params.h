@@ -70,8 +70,9 @@ struct Kernels {
   void (*forward)(const ForwardParams&, int64_t task) = nullptr;
   void (*backward_q)(const BackwardParams&, int64_t task) = nullptr;
   void (*backward_kv)(const BackwardParams&, int64_t task) = nullptr;
-  int64_t query_block = 0;  // queries of a task of `forward` and `backward_q`
-  int64_t key_block = 0;    // keys of a task of `backward_kv`
+  int64_t query_block = 0;           // queries of a task of `forward`
+  int64_t backward_query_block = 0;  // queries of a task of `backward_q`
+  int64_t key_block = 0;             // keys of a task of `backward_kv`
 };
 
 }  // namespace lynx::prefix_attention

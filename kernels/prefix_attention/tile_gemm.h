@@ -1,83 +1,107 @@
-// Small bfloat16 matrix products on AMX tiles, float32 sums: C (+)= A B.
+// Small bfloat16 matrix products on AMX tiles, float32 sums: C = A B or C += A B.
 //
-// Operands are packed as full tiles of 1 KiB: A tile (m, k) of 16 rows x 32, B tile (k, n) of 32 x 16 in pairs, at
-// operand + (m * k_tiles + k) * 512 and operand + (k * n_tiles + n) * 512. Head dims are padded to 32 with zeros
-// (88 -> 96), rows to 16.
+// Operands are packed as full tiles of 1 KiB. A: tiles of 16 rows x 32, row of tiles after row of tiles, so that rows
+// r .. r + 15 start at a + r * lda. B: strips of 32 columns, two tiles of 32 x 16 (in pairs) for each 32 of the depth, so
+// that the inner loop streams a strip. Head dims are padded to 32 with zeros (88 -> 96), rows to 16.
 #pragma once
 #include <cstdint>
 
 #include "cpu/tile.h"
 #include "cpu/tile_pack.h"
-#include "head.h"
+#include "pairs.h"
+#include "transpose.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
 struct TileGemm {
   using Operand = bf16;
   using Scope = TileScope;
-  static constexpr int64_t kRowBlock = 128;
-  static constexpr int64_t kDimMultiple = kTileDepth;
-  static constexpr int64_t kColumnMultiple = 2 * kTileRows;
+  static constexpr int64_t kGroupRows = 2 * kTileRows;
+  static constexpr int64_t kDepthMultiple = kTileDepth;
+  static constexpr int64_t kColumnMultiple = kStrip;
 
-  LYNX_INLINE static void pack_a(bf16* a, int64_t ld, Rows<const bf16> src, int64_t rows, int64_t depth) {
-    for (int64_t m = 0; m < rows; m += kTileRows) {
-      for (int64_t k = 0; k < ld; k += kTileDepth, a += kTileElements) {
-        pack_a_tile(a, src[m] + k, src.ld, min_of(kTileRows, rows - m), min_of(kTileDepth, depth - k));
+  template <class Source>
+  LYNX_INLINE static void pack_a(bf16* a, int64_t lda, const Source& src, int64_t rows, int64_t depth) {
+    for (int64_t m = 0; m < round_up(rows, kTileRows); ++m) {
+      bf16* const row = a + m / kTileRows * kTileRows * lda + m % kTileRows * kTileDepth;
+      for (int64_t k = 0; k < lda; k += kTileDepth) {
+        store_row(row + k * kTileRows, m < rows ? load_pairs(src[m] + k, depth - k) : zero());
       }
     }
-  }
-  LYNX_INLINE static void pack_b(bf16* b, int64_t ld, Rows<const bf16> src, int64_t depth, int64_t columns) {
-    for (int64_t k = 0; k < depth; k += kTileDepth) {
-      for (int64_t n = 0; n < ld; n += kTileRows, b += kTileElements) {
-        pack_b_tile(b, src[k] + n, src.ld, min_of(kTileDepth, depth - k), max_of(0, min_of(kTileRows, columns - n)));
-      }
-    }
-  }
-  LYNX_INLINE static void pack_bt(bf16* b, Rows<const bf16> src, int64_t columns, int64_t depth) {
-    for (int64_t k = 0; k < depth; k += kTileDepth) {
-      for (int64_t n = 0; n < kColumns; n += kTileRows, b += kTileElements) {
-        const int64_t present = max_of(0, min_of(kTileRows, columns - n));
-        pack_bt_tile(b, src[n] + k, src.ld, present, min_of(kTileDepth, depth - k));
-      }
-    }
-  }
-  /// [rows, kColumns] float32 rounded to A tiles; rows beyond the last only reach rows of C that nobody reads.
-  LYNX_INLINE static const bf16* scores_as_a(bf16* a, const float* scores, int64_t rows) {
-    for (int64_t m = 0; m < rows; ++m) {
-      bf16* row = a + m / kTileRows * (kColumns / kTileDepth) * kTileElements + m % kTileRows * kTileDepth;
-      for (int64_t j = 0; j < kColumns; j += kWidth) {
-        store(row + j / kTileDepth * kTileElements + j % kTileDepth, load(scores + m * kColumns + j));
-      }
-    }
-    return a;
   }
 
-  /// C [rows, columns] (+)= A [rows, depth] B [depth, columns], two by two tiles of C at a time.
-  static void multiply(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t rows,
-                       int64_t columns, int64_t depth, bool accumulate) {
-    const int64_t a_tiles = lda / kTileDepth * kTileElements;  // from one row of A tiles to the next
-    const int64_t b_tiles = ldb / kTileRows * kTileElements;   // from one row of B tiles to the next
-    const int64_t steps = ceil_div(depth, kTileDepth);
-    for (int64_t m = 0; m < rows; m += 2 * kTileRows) {
-      const bool two_rows = m + kTileRows < rows;
-      for (int64_t n = 0; n < columns; n += 2 * kTileRows) {
-        const bf16* a_m = a + m / kTileRows * a_tiles;
-        const bf16* b_n = b + n / kTileRows * kTileElements;
-        float* c_mn = c + m * ldc + n;
-        two_rows ? square<2>(c_mn, ldc, a_m, a_tiles, b_n, b_tiles, steps, accumulate)
-                 : square<1>(c_mn, ldc, a_m, a_tiles, b_n, b_tiles, steps, accumulate);
+  /// B[d][n] = src[n][d]. Columns are filled up to a tile with copies of the last one.
+  template <class Source>
+  static void pack_bt(bf16* b, const Source& src, int64_t columns, int64_t depth) {
+    for (int64_t n = 0; n < columns; n += kTileRows) {
+      bf16* tile = b + n / kStrip * strip_elements(depth) + n % kStrip * kTileDepth;
+      for (int64_t k = 0; k < depth; k += kTileDepth, tile += 2 * kTileElements) {
+        Vec square[kTileRows];
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          square[i] = load_pairs(src[min_of(n + i, columns - 1)] + k, depth - k);
+        }
+        transpose(square);
+        for (int64_t i = 0; i < kTileRows; ++i) store_row(tile + i * kTileDepth, square[i]);
       }
     }
+  }
+
+  /// B[k][n] = src[k][n]; false if a number of it is NaN or infinite. Depth is filled up to a tile with zeros.
+  template <class Source>
+  static bool pack_b(bf16* b, const Source& src, int64_t depth, int64_t columns) {
+    FinitePairs finite;
+    for (int64_t n = 0; n < columns; n += kStrip) {
+      bf16* const strip = b + n / kStrip * strip_elements(depth);
+      for (int64_t k = 0; k < round_up(depth, kTileDepth); k += 2) {
+        Vec pairs[2] = {zero(), zero()};
+        if (k < depth) load_row_pairs(pairs, src, k / 2, depth, n, columns - n, finite);
+        bf16* const row = strip + k / kTileDepth * 2 * kTileElements + k % kTileDepth * kTileRows;
+        store_row(row, pairs[0]);
+        store_row(row + kTileElements, pairs[1]);
+      }
+    }
+    return finite.holds();
+  }
+
+  /// a[r][k .. k + kWidth) = values rounded to bfloat16. Rows that nobody puts only reach rows of C that nobody reads.
+  LYNX_INLINE static void put_a(bf16* a, int64_t lda, int64_t r, int64_t k, Vec values) {
+    bf16* const row = a + r / kTileRows * kTileRows * lda + r % kTileRows * kTileDepth;
+    store(row + k / kTileDepth * kTileElements + k % kTileDepth, values);
+  }
+
+  static void multiply_bt(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf16* b, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    multiply(c, ldc, a, lda, b, strip_elements(depth), rows, columns, depth, false);
+  }
+  static void multiply_b(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf16* b, int64_t packed_depth,
+                         int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
+    multiply(c, ldc, a, lda, b, strip_elements(packed_depth), rows, columns, depth, accumulate);
   }
 
  private:
-  /// M x 2 tiles of C in registers 0 to 3; A in 4 and 5, B in 6 and 7. Columns come in pairs of tiles.
+  LYNX_INLINE static void store_row(bf16* row, Vec pairs) { _mm512_storeu_ps(row, pairs); }
+
+  /// Two by two tiles of C at a time, in registers over the whole depth.
+  static void multiply(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf16* b, int64_t strip, int64_t rows,
+                       int64_t columns, int64_t depth, bool accumulate) {
+    const int64_t a_tiles = kTileRows * lda, steps = ceil_div(depth, kTileDepth);
+    for (int64_t m = 0; m < rows; m += 2 * kTileRows) {
+      for (int64_t n = 0; n < columns; n += kStrip) {
+        const bf16* const b_n = b + n / kStrip * strip;
+        float* const c_mn = c + m * ldc + n;
+        m + kTileRows < rows ? square<2>(c_mn, ldc, a + m * lda, a_tiles, b_n, steps, accumulate)
+                             : square<1>(c_mn, ldc, a + m * lda, a_tiles, b_n, steps, accumulate);
+      }
+    }
+  }
+
+  /// M x 2 tiles of C in registers 0 to 3; A in 4 and 5, B in 6 and 7.
   template <int M>
-  LYNX_INLINE static void square(float* c, int64_t ldc, const bf16* a, int64_t a_tiles, const bf16* b, int64_t b_tiles,
-                                 int64_t steps, bool accumulate) {
+  LYNX_INLINE static void square(float* c, int64_t ldc, const bf16* a, int64_t a_tiles, const bf16* b, int64_t steps,
+                                 bool accumulate) {
     const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(float));
     load_sums<M>(c, ldc, c_bytes, accumulate);
-    for (int64_t k = 0; k < steps; ++k, a += kTileElements, b += b_tiles) {
+    for (int64_t k = 0; k < steps; ++k, a += kTileElements, b += 2 * kTileElements) {
       tile_load<4>(a, kTileBytes);
       tile_load<6>(b, kTileBytes);
       tile_load<7>(b + kTileElements, kTileBytes);

@@ -73,7 +73,7 @@ Call backward(const Kernels& kernels, const Sizes& s) {
                          make.output(s.keys),
                          make.output(s.keys)};
   return [&kernels, p] {
-    for (int64_t task = 0; task < tasks(p.problem.max_seqlen_q, kernels.query_block); ++task)
+    for (int64_t task = 0; task < tasks(p.problem.max_seqlen_q, kernels.backward_query_block); ++task)
       kernels.backward_q(p, task);
     for (int64_t task = 0; task < tasks(p.problem.max_seqlen_k, kernels.key_block); ++task)
       kernels.backward_kv(p, task);

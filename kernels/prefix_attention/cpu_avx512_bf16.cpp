@@ -1,0 +1,17 @@
+// AVX-512 with vdpbf16ps: bfloat16 tensors, bfloat16 factors, float32 sums; see README.md.
+#include "backward.h"
+#include "dot_math.h"
+#include "forward.h"
+#include "panel_gemm.h"
+#include "vector_gemm.h"
+
+namespace lynx::LYNX_ISA {
+extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
+    dtype_set(DType::bf16),
+    prefix_attention::forward<prefix_attention::PanelGemm<prefix_attention::DotMath>, bf16>,
+    prefix_attention::backward_q<prefix_attention::VectorGemm, bf16>,
+    prefix_attention::backward_kv<prefix_attention::VectorGemm, bf16>,
+    prefix_attention::kQueryBlock,
+    prefix_attention::VectorGemm::kRowBlock,
+    prefix_attention::VectorGemm::kRowBlock};
+}  // namespace lynx::LYNX_ISA

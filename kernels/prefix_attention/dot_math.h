@@ -1,0 +1,29 @@
+// A word of an operand is a pair of bfloat16 numbers, multiplied and summed in float32 by vdpbf16ps, which takes and gives
+// denormals as zeros.
+#pragma once
+#include "pairs.h"
+
+namespace lynx::LYNX_ISA::prefix_attention {
+
+struct DotMath {
+  using Operand = bf16;
+  static constexpr int64_t kChunk = int64_t{1} << 40;  // one chain: its error is far below the rounding of the factors
+
+  LYNX_INLINE static Vec multiply_add(Vec a, Vec b, Vec sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+  }
+  /// To nearest, ties to even.
+  LYNX_INLINE static void put(bf16* p, Vec x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+  LYNX_INLINE static Vec load_words(const bf16* p, int64_t n) { return load_pairs(p, n); }
+
+  using Finite = FinitePairs;
+  template <class Source>
+  LYNX_INLINE static void load_depth(Vec (&words)[2], const Source& src, int64_t step, int64_t depth, int64_t first,
+                                     int64_t n, Finite& finite) {
+    load_row_pairs(words, src, step, depth, first, n, finite);
+  }
+};
+
+}  // namespace lynx::LYNX_ISA::prefix_attention
