@@ -17,7 +17,16 @@ from bench.peers import Prepare
 from bench.row import Row
 from bench.stamp import Stamp
 from lynx_engine import registry
-from lynx_engine.yardstick import Arguments, draw, forward_only, output_and_gradients, poisoned_memory, yardstick
+from lynx_engine.yardstick import (
+    Arguments,
+    Output,
+    draw,
+    forward_only,
+    named_outputs,
+    output_and_gradients,
+    poisoned_memory,
+    yardstick,
+)
 
 _WIDE_BYTES = 1 << 30
 _FORWARD_ONLY = frozenset({"onednn"})  # torch's packed linears have no gradients
@@ -101,7 +110,7 @@ def rows(job: Job, measured: Measured, ceilings: Ceilings, stamp: Stamp) -> list
     return found
 
 
-def _ours(job: Job, arguments: Arguments) -> Callable[[], Tensor]:
+def _ours(job: Job, arguments: Arguments) -> Callable[[], Output]:
     return partial(job.suite.function, **arguments, backend=job.backend)
 
 
@@ -156,16 +165,16 @@ def _leaves(job: Job, arguments: Arguments) -> Arguments:
 def _backward(job: Job, prepare: Prepare, arguments: Arguments) -> Callable[[], Any]:
     """The gradients alone, of a graph recorded beforehand."""
     given = _leaves(job, arguments)
-    output = prepare(given)()
-    dy = torch.randn_like(output)
+    outputs = list(named_outputs(prepare(given)()).values())
+    dy = [torch.randn_like(output) for output in outputs]
     inputs = [given[name] for name in job.suite.differentiable]
-    return lambda: torch.autograd.grad(output, inputs, dy, retain_graph=True, allow_unused=True)
+    return lambda: torch.autograd.grad(outputs, inputs, dy, retain_graph=True, allow_unused=True)
 
 
 def _both(job: Job, prepare: Prepare, arguments: Arguments) -> Callable[[], Any]:
     """Output and gradients, as a training step takes them."""
     given = _leaves(job, arguments)
     call = prepare(given)
-    dy = torch.randn_like(call())
+    dy = [torch.randn_like(output) for output in named_outputs(call()).values()]
     inputs = [given[name] for name in job.suite.differentiable]
-    return lambda: torch.autograd.grad(call(), inputs, dy, allow_unused=True)
+    return lambda: torch.autograd.grad(list(named_outputs(call()).values()), inputs, dy, allow_unused=True)

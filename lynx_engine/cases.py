@@ -43,22 +43,23 @@ class Case:
 class Suite:
     """One public function with its cases.
 
-    function: lynx_engine.ops.<name>, which also takes `backend=`. op: the name in the registry.
+    function: lynx_engine.ops.<name>, which also takes `backend=` and gives a tensor or several. op: its name in the
+    registry.
     reference: the same arguments in plain torch; in float64 it is the truth.
     plain: what a user would write without this op, computed in the dtype of its inputs: the yardstick of error.
-    differentiable: the arguments that have gradients.
+    differentiable: the arguments that have gradients; none for an op that writes into its arguments.
     peers: what a user would call instead, beside `plain`: name -> prepare(arguments) -> call(), where `prepare` does
     what a user does once (pack weights, compile). rival: the peer that benchmarks take unless told otherwise.
     """
 
     op: str
-    function: Callable[..., torch.Tensor]
-    reference: Callable[..., torch.Tensor]
-    plain: Callable[..., torch.Tensor]
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
+    reference: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
+    plain: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
     cases: tuple[Case, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     differentiable: tuple[str, ...] = ()
-    peers: Mapping[str, Callable[[dict[str, Any]], Callable[[], torch.Tensor]]] = field(
+    peers: Mapping[str, Callable[[dict[str, Any]], Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]]] = field(
         default_factory=dict, hash=False
     )
     rival: str = "torch"

@@ -30,5 +30,11 @@ def suites() -> tuple[Suite, ...]:
     return tuple(suite for module in modules for suite in module.SUITES)
 
 
+def folder_of(name: str) -> str:
+    """The folder of kernels/ that a public function comes from."""
+    folder: str = globals()[name].__module__.rsplit(".", 2)[-2]
+    return folder
+
+
 def __getattr__(name: str) -> Any:
     raise AttributeError(f"lynx_engine.ops has no op {name!r}; ops: {', '.join(__all__)}")

@@ -20,6 +20,7 @@ from . import native
 from .cases import Case, Suite
 
 Arguments = dict[str, Any]
+Output = Tensor | tuple[Tensor, ...]
 SEEDS = (0, 1, 2)
 
 
@@ -42,23 +43,35 @@ def strided(tensor: Tensor) -> Tensor:
     return view.transpose(-1, -2) if tensor.dim() > 1 else view
 
 
-def output_and_gradients(
-    function: Callable[..., Tensor], arguments: Arguments, differentiable: Iterable[str]
-) -> dict[str, Tensor]:
-    """`function`'s output under "output", and the gradient of each differentiable argument under its name.
+def named_outputs(result: Output) -> dict[str, Tensor]:
+    """An op's result by name: "output", and "output 1", "output 2" where there are more."""
+    outputs = (result,) if isinstance(result, Tensor) else result
+    return {f"output {i}" if i else "output": output for i, output in enumerate(outputs)}
 
-    The output's gradient is drawn from its shape, so that every implementation of an op meets the same one.
+
+def output_and_gradients(
+    function: Callable[..., Output], arguments: Arguments, differentiable: Iterable[str]
+) -> dict[str, Tensor]:
+    """`function`'s outputs by `named_outputs`, and the gradient of each differentiable argument under its name.
+
+    The outputs' gradients are drawn from their shapes, so that every implementation of an op meets the same ones.
     """
     leaves = {name: arguments[name].detach().requires_grad_() for name in differentiable}
-    output = function(**{**arguments, **leaves})
-    dy = torch.randn(output.shape, generator=torch.Generator().manual_seed(99)).to(output.dtype)
-    gradients = torch.autograd.grad(output, list(leaves.values()), dy, allow_unused=True, materialize_grads=True)
-    return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
+    outputs = named_outputs(function(**{**arguments, **leaves}))
+    found = {name: output.detach() for name, output in outputs.items()}
+    if leaves:
+        generator = torch.Generator().manual_seed(99)
+        dy = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs.values()]
+        gradients = torch.autograd.grad(
+            list(outputs.values()), list(leaves.values()), dy, allow_unused=True, materialize_grads=True
+        )
+        found |= dict(zip(leaves, gradients, strict=True))
+    return found
 
 
-def forward_only(function: Callable[..., Tensor], arguments: Arguments) -> dict[str, Tensor]:
+def forward_only(function: Callable[..., Output], arguments: Arguments) -> dict[str, Tensor]:
     with torch.no_grad():
-        return {"output": function(**arguments)}
+        return named_outputs(function(**arguments))
 
 
 def stacked(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -122,7 +135,7 @@ def yardstick(
 ) -> Yardstick:
     """All draws of a case through the reference in `wide`, through plain torch in `dtype`, and with inputs moved."""
 
-    def run(function: Callable[..., Tensor], arguments: Arguments) -> dict[str, Tensor]:
+    def run(function: Callable[..., Output], arguments: Arguments) -> dict[str, Tensor]:
         return (
             output_and_gradients(function, arguments, suite.differentiable)
             if gradients

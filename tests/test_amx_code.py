@@ -17,12 +17,13 @@ from torch import Tensor
 
 from lynx_engine import native, ops, registry
 from lynx_engine.cases import Case, Suite
+from lynx_engine.yardstick import named_outputs
 
 EMULATED = [
     pytest.param(suite, case, id=f"{suite.op}-{case.name}")
     for suite in ops.suites()
     for case in suite.cases
-    if not case.bench and 0 < case.flops < 2e6
+    if not case.bench and 0 < case.flops < 2e6 and (ROOT / "kernels" / ops.folder_of(suite.op) / "cpu_amx.cpp").exists()
 ]
 
 
@@ -54,10 +55,10 @@ def run_on(source: str, suite: Suite, arguments: dict[str, Any], monkeypatch: py
             op.__dict__.pop("backends", None)
         leaves = [arguments[name].detach().requires_grad_() for name in suite.differentiable]
         inputs = {**arguments, **dict(zip(suite.differentiable, leaves, strict=True))}
-        output = suite.function(**inputs, backend="cpu_amx")
-        gradients = torch.autograd.grad(output, leaves, torch.ones_like(output)) if leaves else ()
+        outputs = list(named_outputs(suite.function(**inputs, backend="cpu_amx")).values())
+        gradients = torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs))) if leaves else ()
     registry.refresh()
-    return [output.detach(), *gradients]
+    return [*(output.detach() for output in outputs), *gradients]
 
 
 @pytest.mark.parametrize(("suite", "case"), EMULATED)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lynx_engine import native, ops, registry
 from lynx_engine.cases import Suite
+from lynx_engine.yardstick import named_outputs
 
 PAGE = mmap.PAGESIZE
 NO_ACCESS, READ_WRITE = 0, mmap.PROT_READ | mmap.PROT_WRITE
@@ -42,8 +43,10 @@ def call(suite: Suite, backend: str, arguments: dict[str, Any]) -> None:
     """Forward and backward with every input fenced."""
     inputs = {name: fenced(x.contiguous()) if isinstance(x, Tensor) else x for name, x in arguments.items()}
     leaves = [inputs[name].requires_grad_() for name in suite.differentiable]
-    output = suite.function(**inputs, backend=backend)
-    torch.autograd.grad(output, leaves, fenced(torch.ones_like(output)), allow_unused=True)
+    outputs = list(named_outputs(suite.function(**inputs, backend=backend)).values())
+    if leaves:
+        dy = [fenced(torch.ones_like(output)) for output in outputs]
+        torch.autograd.grad(outputs, leaves, dy, allow_unused=True)
 
 
 def run_all(index: int) -> None:

@@ -98,13 +98,15 @@ def test_values_and_gradients(suite: Suite, backend: str, case: Case, dtype: tor
     actual = stacked([output_and_gradients(function, draw(case, dtype, seed), suite.differentiable) for seed in SEEDS])
     yardstick(suite, case, dtype).check(actual, f"{suite.op} on {backend}")
     without_autograd = stacked([forward_only(function, draw(case, dtype, seed)) for seed in SEEDS])
-    assert torch.equal(without_autograd["output"], actual["output"])
+    assert all(torch.equal(output, actual[name]) for name, output in without_autograd.items())
 
 
 @pytest.mark.parametrize(("suite", "backend", "case", "dtype"), CASES)
 def test_strides_do_not_matter(suite: Suite, backend: str, case: Case, dtype: torch.dtype) -> None:
     function = on(suite, backend)
     if backend == registry.REFERENCE or not takes(suite, backend, dtype):  # torch's own products do depend on strides
+        return
+    if not suite.differentiable:  # it writes into its arguments, and may refuse to do so across gaps
         return
     arguments = draw(case, dtype, 0)
     dense = output_and_gradients(function, arguments, suite.differentiable)
@@ -152,7 +154,7 @@ def test_non_finite_numbers_spread_as_in_the_reference(
 
 def test_every_op_folder_has_cases_and_exports_what_they_test() -> None:
     folders = {path.parent.name for path in (ROOT / "kernels").glob("*/op.py")}
-    assert folders == set(ops.OP_FOLDERS)
+    assert folders == set(ops.OP_FOLDERS) == {ops.folder_of(name) for name in ops.__all__}
     assert {suite.op for suite in SUITES} == set(ops.__all__) <= set(registry.ops())
     for suite in SUITES:
         assert getattr(ops, suite.op) is suite.function
@@ -164,6 +166,6 @@ def test_every_op_folder_has_cases_and_exports_what_they_test() -> None:
 def test_every_compiled_file_is_a_backend_of_its_op() -> None:
     if native.module() is None:
         pytest.skip("lynx_engine._C is not built")
-    for folder in ops.OP_FOLDERS:
-        files = {path.stem for path in (ROOT / "kernels" / folder).glob("cpu_*.cpp")}
-        assert files <= set(native.kernels(folder)), folder
+    for name in ops.__all__:
+        files = {path.stem for path in (ROOT / "kernels" / ops.folder_of(name)).glob("cpu_*.cpp")}
+        assert files <= set(native.kernels(name)), name

@@ -14,6 +14,7 @@ from lynx_engine import GenerationConfig, Lynx, demo, ops, registry
 from lynx_engine.cases import Case, Suite
 from lynx_engine.errors import LynxError
 from lynx_engine.lynx import Prompt
+from lynx_engine.yardstick import named_outputs
 
 from .ranges import name_parts
 
@@ -75,9 +76,9 @@ def _backward(suite: Suite, arguments: dict[str, Any]) -> Callable[[], object]:
     leaves = {name: arguments[name].detach().requires_grad_() for name in suite.differentiable}
     if not leaves:
         raise LynxError(f"{suite.op}: has no gradients; mode: forward")
-    output = suite.function(**{**arguments, **leaves})
-    dy = torch.ones_like(output)
-    return lambda: torch.autograd.grad(output, list(leaves.values()), dy, retain_graph=True)
+    outputs = list(named_outputs(suite.function(**{**arguments, **leaves})).values())
+    dy = [torch.ones_like(output) for output in outputs]
+    return lambda: torch.autograd.grad(outputs, list(leaves.values()), dy, retain_graph=True)
 
 
 def model_work(preset: str, dtype: str, device: str) -> Work:
