@@ -33,6 +33,7 @@ def _plain(suite: Suite) -> Prepare:
 
 def _compiled(suite: Suite) -> Prepare:
     def prepare(arguments: dict[str, Any]) -> Prepared:
+        torch._dynamo.config.recompile_limit = 256  # beyond 8 shapes of a suite it would silently run uncompiled
         function = torch.compile(suite.plain, dynamic=False)
         return lambda: function(**arguments)
 
