@@ -1,5 +1,6 @@
 // csrc/cpu under plain C names for tests/test_tiles.py and tests/test_vec.py, which compile this file for each ISA.
 #include "cpu/gemm_nt.h"
+#include "cpu/pair.h"
 #include "cpu/vec.h"
 #if defined(LYNX_HAS_TILES)
 #include "cpu/tile_pack.h"
@@ -32,6 +33,16 @@ void exp_of(const float* x, float* y, int64_t n) {
 }
 void silu_of(const float* x, float* y, int64_t n) {
   map(x, y, n, [](Vec v) { return silu(v); });
+}
+void reciprocal_of(const float* x, float* y, int64_t n) {
+  map(x, y, n, [](Vec v) { return reciprocal(v); });
+}
+void rounded_pairs(const float* x, float* y, int64_t n) {
+  for_pairs(n, [&](int64_t i, int64_t some) { store_pair(y + i, rounded_as<bf16>(load_pair(x + i, some)), some); });
+}
+void halved_pairs(const bf16* x, bf16* y, int64_t n) {
+  const Pair half = both(set1(0.5f));
+  for_pairs(n, [&](int64_t i, int64_t some) { store_pair(y + i, both(mul, load_pair(x + i, some), half), some); });
 }
 void narrow(const float* x, bf16* y, int64_t n) {
   map(x, y, n, [](Vec v) { return v; });

@@ -74,6 +74,37 @@ def test_to_bf16_rounds_to_nearest_even(isa: str, name: str) -> None:
 
 
 @every_isa
+def test_reciprocal_within_one_ulp(isa: str) -> None:
+    x = np.concatenate([np.geomspace(1e-37, 1e37, 100_001), np.linspace(1, 2, 50_001)]).astype(np.float32)
+    assert ulps(call(isa, "reciprocal_of", x, np.float32), 1 / x.astype(np.float64)).max() <= 1.0
+    special = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan])
+    with np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(call(isa, "reciprocal_of", special, np.float32), 1 / special)
+
+
+@every_isa
+def test_pairs_round_to_nearest_even(isa: str) -> None:
+    """Every bfloat16, its neighbours, and every tie; a NaN with an empty lower half stays one."""
+    upper = np.arange(2**16, dtype=np.uint32) << 16
+    x = (upper[:, None] | np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])).reshape(-1).view(np.float32)
+    x = x[~np.isnan(x) | (x.view(np.uint32) & 0xFFFF == 0)]
+    got = call(isa, "rounded_pairs", x, np.float32)
+    np.testing.assert_array_equal(got, torch.from_numpy(x).bfloat16().float().numpy())
+
+
+@every_isa
+@pytest.mark.parametrize("n", [*range(0, 70), 2**16])
+def test_pairs_keep_their_places(isa: str, n: int) -> None:
+    x = np.arange(0x3F80, 0x3F80 + n).astype(np.uint16)
+    wanted = (torch.from_numpy(x).view(torch.bfloat16) * 0.5).float().numpy()
+    got = torch.from_numpy(call(isa, "halved_pairs", x, np.uint16)).view(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(got, wanted)
+    floats = np.arange(n, dtype=np.float32)
+    rounded = torch.from_numpy(floats).bfloat16().float().numpy()
+    np.testing.assert_array_equal(call(isa, "rounded_pairs", floats, np.float32), rounded)
+
+
+@every_isa
 def test_widening_is_exact(isa: str) -> None:
     halves, bytes_ = np.arange(2**16, dtype=np.uint16), np.arange(256, dtype=np.uint8)
     got = call(isa, "widen", halves, np.float32)

