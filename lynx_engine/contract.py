@@ -37,3 +37,11 @@ class Contract:
     def _wanted(self, dims: str) -> str:
         known = [f"{name}={self._sizes[name]}" if name in self._sizes else name for name in dims.split()]
         return f"[{', '.join(known)}]"
+
+
+def as_rows(op: str, argument: str, x: torch.Tensor) -> torch.Tensor:
+    """[..., D] as [T, D] with contiguous rows: a view wherever one exists. LynxError for a tensor without axes."""
+    if x.dim() == 0:
+        raise LynxError(f"{op}: {argument} must be [..., D], got []")
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
