@@ -35,6 +35,8 @@ LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 LYNX_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 /// x, but 0 in the lanes where a equals b.
 LYNX_INLINE Vec zero_where_equal(Vec a, Vec b, Vec x) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ), x); }
+/// a in the lanes where x has its sign bit set, else b.
+LYNX_INLINE Vec where_negative(Vec x, Vec a, Vec b) { return _mm256_blendv_ps(b, a, x); }
 LYNX_INLINE Vec round_nearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /// a * 2^n for integral n in [-252, 254], by two exponents that are in range each; only the second step can round.
 LYNX_INLINE Vec scale_by_power_of_two(Vec a, Vec n) {

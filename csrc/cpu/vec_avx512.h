@@ -39,6 +39,10 @@ LYNX_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 LYNX_INLINE Vec zero_where_equal(Vec a, Vec b, Vec x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ), x);
 }
+/// a in the lanes where x has its sign bit set, else b.
+LYNX_INLINE Vec where_negative(Vec x, Vec a, Vec b) {
+  return _mm512_mask_mov_ps(b, _mm512_movepi32_mask(_mm512_castps_si512(x)), a);
+}
 LYNX_INLINE Vec round_nearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /// a * 2^n for integral n, rounded once; overflows to infinity, underflows gradually.
 LYNX_INLINE Vec scale_by_power_of_two(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }

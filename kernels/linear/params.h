@@ -1,0 +1,71 @@
+// What bind.cpp hands a kernel: plain pointers with the sizes beside them. Shapes as in op.py: x [M, K], weight [N, K].
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace lynx::linear {
+
+enum class Activation : uint8_t { none, silu, gelu, gated_silu };
+
+/// [N, K] as it is, or strips of 16 rows n: [N / 16][K][16] float32, [N / 16][K / 2][16][2] bfloat16 (K to 32).
+struct Weight {
+  const void* data;
+  bool packed;
+};
+
+/// y = residual + scale * activation(norm(x) weight^T + bias); of a gated one N counts the outputs, and packed strips
+/// are gate, up, gate, up ... Null: no bias, residual or norm. RMSNorm where norm_bias alone is null.
+struct ForwardParams {
+  DType dtype;
+  int64_t M, N, K;
+  const void* x;
+  int64_t x_stride;
+  Weight weight;
+  const void *bias, *norm_weight, *norm_bias;
+  const void* residual;
+  int64_t residual_stride;
+  Activation activation;
+  float scale, eps;
+  void* y;
+  int64_t y_stride;
+  int64_t lanes;
+  std::byte* workspace;
+};
+
+/// dx [M, K] = dy [M, N] weight
+struct InputGradientParams {
+  DType dtype;
+  int64_t M, N, K;
+  const void* dy;
+  int64_t dy_stride;
+  Weight weight;
+  void* dx;
+  int64_t lanes;
+  std::byte* workspace;
+};
+
+/// dw [N, K] = dy^T x of dy [M, N] and x [M, K]
+struct WeightGradientParams {
+  DType dtype;
+  int64_t M, N, K;
+  const void* dy;
+  int64_t dy_stride;
+  const void* x;
+  int64_t x_stride;
+  void* dw;
+  int64_t lanes;
+  std::byte* workspace;
+};
+
+/// One backend's entry points; the workspace of a product with `rows` rows over a depth is `workspace(rows, depth, lanes)`.
+struct Kernels {
+  uint32_t dtypes;
+  int64_t (*workspace)(int64_t rows, int64_t depth, int64_t lanes);
+  void (*forward)(const ForwardParams&);
+  void (*input_gradient)(const InputGradientParams&);
+  void (*weight_gradient)(const WeightGradientParams&);
+};
+
+}  // namespace lynx::linear
