@@ -4,6 +4,7 @@
 namespace lynx {
 void bind_core(pybind11::module_& m);
 void bind_adapter_mlp(pybind11::module_& m);
+void bind_cross_entropy(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_norm(pybind11::module_& m);
 void bind_patch_embed(pybind11::module_& m);
@@ -16,6 +17,7 @@ void bind_swiglu(pybind11::module_& m);
 PYBIND11_MODULE(_C, m) {
   lynx::bind_core(m);
   lynx::bind_adapter_mlp(m);
+  lynx::bind_cross_entropy(m);
   lynx::bind_linear(m);
   lynx::bind_norm(m);
   lynx::bind_patch_embed(m);

@@ -8,7 +8,7 @@
 //   load_pair / store_pair   kPair elements, or the first n of them: the other lanes are 0, the other elements untouched
 //   rounded_as<T>            lanes as T would hold them
 //   both(f, x, y ...)        {f(x.a, y.a ...), f(x.b, y.b ...)}
-//   first_of<T>              lanes of the first n elements, 0 elsewhere
+//   first_of<T>              lanes of the first n elements, 0 or another number elsewhere
 //   sum_of                   a row's sum in an order that depends on its length alone
 //
 // NaN: rounding does not look for it. A NaN whose lower half is zero stays one, and those are all that arithmetic on
@@ -51,7 +51,7 @@ LYNX_INLINE Vec carry_up(Vec x) {
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd));
 }
-LYNX_INLINE Vec first_lanes(Vec x, int64_t n) { return _mm512_maskz_mov_ps(tail_mask(n), x); }
+LYNX_INLINE Vec first_lanes(Vec x, int64_t n, Vec other) { return _mm512_mask_mov_ps(other, tail_mask(n), x); }
 
 #else
 
@@ -84,7 +84,9 @@ LYNX_INLINE Vec carry_up(Vec x) {
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd));
 }
-LYNX_INLINE Vec first_lanes(Vec x, int64_t n) { return _mm256_and_ps(_mm256_castsi256_ps(tail_mask(n)), x); }
+LYNX_INLINE Vec first_lanes(Vec x, int64_t n, Vec other) {
+  return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(tail_mask(n)));
+}
 
 #endif
 
@@ -122,16 +124,17 @@ LYNX_INLINE Pair rounded_as<bf16>(Pair x) {
   return {odd_words(a), odd_words(b)};
 }
 
-/// Lanes of the first n elements of a pair of T, 0 elsewhere.
+/// Lanes of the first n elements of a pair of T, `other` elsewhere.
 template <class T>
-LYNX_INLINE Pair first_of(Pair x, int64_t n);
+LYNX_INLINE Pair first_of(Pair x, int64_t n, Vec other = zero());
 template <>
-LYNX_INLINE Pair first_of<float>(Pair x, int64_t n) {
-  return {first_lanes(x.a, at_most(n, kWidth)), first_lanes(x.b, n > kWidth ? at_most(n - kWidth, kWidth) : 0)};
+LYNX_INLINE Pair first_of<float>(Pair x, int64_t n, Vec other) {
+  const int64_t rest = n > kWidth ? at_most(n - kWidth, kWidth) : 0;
+  return {first_lanes(x.a, at_most(n, kWidth), other), first_lanes(x.b, rest, other)};
 }
 template <>
-LYNX_INLINE Pair first_of<bf16>(Pair x, int64_t n) {
-  return {first_lanes(x.a, at_most((n + 1) / 2, kWidth)), first_lanes(x.b, at_most(n / 2, kWidth))};
+LYNX_INLINE Pair first_of<bf16>(Pair x, int64_t n, Vec other) {
+  return {first_lanes(x.a, at_most((n + 1) / 2, kWidth), other), first_lanes(x.b, at_most(n / 2, kWidth), other)};
 }
 
 template <class F, class... Pairs>
