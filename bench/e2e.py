@@ -67,8 +67,8 @@ class E2E:
             found = make_rows(part, job, measured, subject, ceilings)
             print(_line(part, job, found[0], measured), flush=True)
             rows += found
-            if self.json is not None:  # as they come: a long run can be interrupted
-                write_rows(self.json, rows)
+        if self.json is not None:
+            write_rows(self.json, rows)
         return 1 if failures else 0
 
 
@@ -98,7 +98,6 @@ def make_rows(part: str, job: Job, measured: Measured, subject: Subject, ceiling
         peer_median_us=None,
         speedup=None,
         **dataclasses.asdict(Stamp.of(subject.device)),
-        peak_bytes=measured.peak_bytes,
     )
     peers = {name: timing.median_us for name, timing in measured.timings.items() if name != OURS}
     return [

@@ -20,7 +20,6 @@ class Row:
     tflops, gbps: these over the median. bound: which ceiling is the lower one for this call, "compute" or "memory";
     ceiling: that ceiling, measured in the same run, in TFLOP/s or GB/s; ceiling_fraction: the share of it reached.
     peer: its name, "none" without one; speedup: peer's median over ours. time: UTC, ISO 8601.
-    peak_bytes: the most that the process (on a GPU: torch) held during the first call, where bench.e2e measured it.
     """
 
     op: str
@@ -47,7 +46,6 @@ class Row:
     machine: str
     commit: str
     time: str
-    peak_bytes: int | None = None
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -56,7 +54,6 @@ class Row:
 
 
 _FIELDS = {field.name for field in dataclasses.fields(Row)}
-_REQUIRED = {field.name for field in dataclasses.fields(Row) if field.default is dataclasses.MISSING}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -73,7 +70,7 @@ def read_rows(path: Path) -> list[Row]:
     if not isinstance(entries, list):
         raise LynxError(f"{path}: wanted a list of rows, got {type(entries).__name__}")
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _REQUIRED <= set(entry) <= _FIELDS:
-            wrong = sorted(set(entry) ^ _REQUIRED) if isinstance(entry, dict) else type(entry).__name__
+        if not isinstance(entry, dict) or set(entry) != _FIELDS:
+            wrong = sorted(set(entry) ^ _FIELDS) if isinstance(entry, dict) else type(entry).__name__
             raise LynxError(f"{path}: row {number} has not the fields of a bench row: {wrong}")
     return [Row(**entry) for entry in entries]

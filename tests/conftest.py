@@ -42,6 +42,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     yield from _on_backend(request.param, monkeypatch)
 
 
+@pytest.fixture(params=["reference", "cpu_avx2", "cpu_avx512", "cpu_avx512_bf16", "cpu_amx"])
+def any_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same with cpu_avx512_bf16, for ops that have it."""
+    monkeypatch.setenv("LYNX_EMULATE_AMX", "1")
+    yield from _on_backend(request.param, monkeypatch)
+
+
 def _on_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("LYNX_BACKEND", backend)
     registry.refresh()

@@ -164,9 +164,11 @@ def test_every_op_folder_has_cases_and_exports_what_they_test() -> None:
         _ = ops.no_such_op
 
 
-def test_every_compiled_file_is_a_backend_of_its_op() -> None:
+def test_every_compiled_file_is_a_backend_of_an_op_of_its_folder() -> None:
     if native.module() is None:
         pytest.skip("lynx_engine._C is not built")
-    for name in sorted({suite.op for suite in SUITES}):
-        files = {path.stem for path in (ROOT / "kernels" / ops.folder_of(name)).glob("cpu_*.cpp")}
-        assert files <= set(native.kernels(name)), name
+    offered: dict[str, set[str]] = {}
+    for name in {suite.op for suite in SUITES}:
+        offered.setdefault(ops.folder_of(name), set()).update(native.kernels(name))
+    for folder, backends in offered.items():
+        assert {path.stem for path in (ROOT / "kernels" / folder).glob("cpu_*.cpp")} <= backends, folder

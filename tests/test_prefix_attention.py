@@ -12,11 +12,16 @@ from lynx_engine import LynxError
 from lynx_engine.ops import prefix_attention, prefix_attention_varlen
 from lynx_engine.yardstick import assert_same_non_finite
 
-VECTOR_BACKENDS = ("cpu_avx2", "cpu_avx512")
+VECTOR_BACKENDS = ("cpu_avx2", "cpu_avx512", "cpu_avx512_bf16")
+
+
+@pytest.fixture
+def backend(any_backend: str) -> str:
+    return any_backend
 
 
 def dtype_of(backend: str) -> torch.dtype:
-    return torch.bfloat16 if backend == "cpu_amx" else torch.float32
+    return torch.bfloat16 if backend in ("cpu_avx512_bf16", "cpu_amx") else torch.float32
 
 
 def normal(backend: str, *shape: int, seed: int = 0) -> Tensor:
@@ -29,7 +34,7 @@ def qkv(backend: str, B: int, Sq: int, Sk: int, H: int = 2, D: int = 24) -> tupl
 
 def assert_close(actual: Tensor, expected: Tensor, backend: str) -> None:
     """To the rounding of the backend's dtype: sums of up to a few hundred numbers of order 1."""
-    tolerance = 2e-2 if backend == "cpu_amx" else 2e-6
+    tolerance = 2e-2 if dtype_of(backend) == torch.bfloat16 else 2e-6
     torch.testing.assert_close(actual.float(), expected.float(), rtol=tolerance, atol=tolerance)
 
 
@@ -72,7 +77,9 @@ def test_each_query_weighs_exactly_the_keys_that_it_sees(backend: str, Sq: int, 
         expected = torch.tensor(seen).float()
         expected[expected.sum(1) == 0] = 1.0  # a row that sees no key weighs all of them alike
         expected /= expected.sum(1, keepdim=True)
-        torch.testing.assert_close(weights[b], expected, rtol=4e-3 if backend == "cpu_amx" else 1e-6, atol=0)
+        torch.testing.assert_close(
+            weights[b], expected, rtol=4e-3 if dtype_of(backend) == torch.bfloat16 else 1e-6, atol=0
+        )
 
 
 def test_a_row_that_sees_no_key_is_the_mean_of_all_values(backend: str) -> None:
@@ -168,7 +175,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish(backend: str) -> None:
     q, k, v = qkv(backend, 1, 100, 100, D=64)
     o = prefix_attention(q * 100, k * 30, v, backend=backend)
     truth = prefix_attention((q * 100).double(), (k * 30).double(), v.double(), backend="reference")
-    torch.testing.assert_close(o.double(), truth, rtol=2e-2, atol=2e-2 if backend == "cpu_amx" else 1e-3)
+    torch.testing.assert_close(o.double(), truth, rtol=2e-2, atol=2e-2 if dtype_of(backend) == torch.bfloat16 else 1e-3)
     assert_close(
         prefix_attention(q, k, v, softmax_scale=0.0, causal=False, backend=backend)[0, 0], v[0].float().mean(0), backend
     )

@@ -19,7 +19,10 @@ DType dtype_of(const dlpack::DataType& type) {
     case dlpack::kUInt:
       return type.bits == 8 ? DType::u8 : DType::unsupported;
     case dlpack::kInt:
-      return type.bits == 32 ? DType::i32 : type.bits == 64 ? DType::i64 : DType::unsupported;
+      return type.bits == 32   ? DType::i32
+             : type.bits == 64 ? DType::i64
+             : type.bits == 8  ? DType::i8
+                               : DType::unsupported;
     case dlpack::kBool:
       return DType::boolean;
     default:

@@ -88,6 +88,15 @@ LYNX_INLINE Vec load_tail(const uint8_t* p, int64_t n) {
   return load(lanes);
 }
 
+LYNX_INLINE Vec load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+LYNX_INLINE Vec load_tail(const int8_t* p, int64_t n) {
+  int8_t lanes[kWidth] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
 LYNX_INLINE float hsum(Vec a) {
   const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));

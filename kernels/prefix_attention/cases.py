@@ -12,8 +12,14 @@ from torch import Tensor
 
 from lynx_engine.cases import ANY_DEVICE, Case, Suite
 
-from .op import prefix_attention, prefix_attention_varlen
-from .reference import prefix_attention_reference, prefix_attention_varlen_reference, visible_keys
+from .op import paged_attention, prefix_attention, prefix_attention_varlen
+from .reference import (
+    gather_paged,
+    paged_attention_reference,
+    prefix_attention_reference,
+    prefix_attention_varlen_reference,
+    visible_keys,
+)
 
 Sizes = tuple[int, int, int, int, int]
 
@@ -174,6 +180,110 @@ def plain_prefix_attention_varlen(
     return torch.cat(outputs)
 
 
+PAGED = (
+    # lengths, H, H_kv, D, block_size
+    ((5, 0, 70), 4, 2, 20, 16),
+    ((300, 1), 2, 2, 64, 7),
+    ((63, 901), 6, 1, 24, 32),
+    ((33,), 9, 3, 256, 1),
+    ((), 2, 1, 8, 4),
+)
+
+
+def make_paged(
+    lengths: tuple[int, ...],
+    H: int,
+    H_kv: int,
+    D: int,
+    block_size: int,
+    int8: bool,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Every sequence's blocks anywhere among more than are needed, in no order."""
+    needed = [-(-n // block_size) for n in lengths]
+    num_blocks = sum(needed) + 3
+    places = iter(torch.randperm(num_blocks, generator=generator).tolist())
+    table = torch.full((len(lengths), max(needed, default=0) + 1), -1, dtype=torch.int32)
+    for b, count in enumerate(needed):
+        table[b, :count] = torch.tensor([next(places) for _ in range(count)], dtype=torch.int32)
+    shape = (num_blocks, block_size, H_kv)
+    inputs: dict[str, Any] = {"q": torch.randn(len(lengths), H, D, generator=generator).to(dtype)}
+    for name in ("k", "v"):
+        x = torch.randn(*shape, D, generator=generator)
+        if int8:
+            scale = x.abs().amax(-1) / 127
+            inputs |= {f"{name}_cache": (x / scale[..., None]).round().to(torch.int8), f"{name}_scale": scale}
+        else:
+            inputs[f"{name}_cache"] = x.to(dtype)
+    return inputs | {"block_table": table, "seq_lens": torch.tensor(lengths, dtype=torch.int32)}
+
+
+def paged_case(
+    lengths: tuple[int, ...],
+    H: int,
+    H_kv: int,
+    D: int,
+    block_size: int,
+    *,
+    int8: bool = False,
+    name: str = "",
+    bench: tuple[str, ...] = (),
+) -> Case:
+    keys = sum(lengths) * H_kv * 2
+    return Case(
+        name=name or f"Sk={lengths} H={H}/{H_kv} D={D} block={block_size}{' int8' if int8 else ''}",
+        make=functools.partial(make_paged, lengths, H, H_kv, D, block_size, int8),
+        flops=4 * H * D * sum(lengths),
+        elements=2 * len(lengths) * H * D + (0 if int8 else keys * D),
+        other_bytes=keys * (D + 4) if int8 else 0,
+        bench=bench,
+    )
+
+
+def lynx_paged_cases() -> Iterator[Case]:
+    """A decoding step of Lynx-8B, and of a model with four query heads a KV head."""
+    for keys in (128, 1024, 4096):
+        for B in (1, 8, 32):
+            devices = ANY_DEVICE if keys * B <= 32768 else ("cuda",)
+            for int8 in (False, True):
+                name = f"decode KV={keys} B={B}{' int8' if int8 else ''}"
+                yield paged_case((keys,) * B, 32, 32, 128, 16, int8=int8, name=name, bench=devices)
+    yield paged_case((1024,) * 8, 32, 8, 128, 16, name="decode KV=1024 B=8 GQA 4", bench=ANY_DEVICE)
+
+
+def gather_keys_and_values(arguments: dict[str, Any], b: int) -> tuple[Tensor, Tensor]:
+    """k and v [S, H_kv, D] of sequence b in q's dtype, as a user without paging holds them."""
+    found = []
+    for x in "kv":
+        cache, scale = arguments[f"{x}_cache"], arguments.get(f"{x}_scale")
+        place = arguments["block_table"][b], int(arguments["seq_lens"][b]), cache.shape[2]
+        rows = gather_paged(cache, *place)
+        found.append(
+            (rows if scale is None else rows * gather_paged(scale, *place)[..., None]).to(arguments["q"].dtype)
+        )
+    return found[0], found[1]
+
+
+def plain_paged_attention(**arguments: Any) -> Tensor:
+    """Gathered, and attended to in q's dtype."""
+    q = arguments["q"]
+    outputs = [q[:0]]
+    for b in range(len(q)):
+        group = q.shape[1] // arguments["k_cache"].shape[2]
+        k, v = (x.repeat_interleave(group, dim=1)[None] for x in gather_keys_and_values(arguments, b))
+        outputs.append(plain_prefix_attention(q[b, None, None], k, v, causal=False)[:, 0])
+    return torch.cat(outputs)
+
+
+def torch_paged_sdpa(arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    """scaled_dot_product_attention on the sequences' keys and values, gathered beforehand: a dense cache."""
+    q = arguments["q"]
+    gathered = zip(*(gather_keys_and_values(arguments, b) for b in range(len(q))), strict=True)
+    k, v = (torch.stack(rows).transpose(1, 2) for rows in gathered)
+    return lambda: F.scaled_dot_product_attention(q[:, :, None], k, v, enable_gqa=q.shape[1] != k.shape[1])[:, :, 0]
+
+
 SUITES = (
     Suite(
         op="prefix_attention",
@@ -200,5 +310,14 @@ SUITES = (
         plain=plain_prefix_attention_varlen,
         cases=tuple(packed_case(*sizes, prefix=prefix) for sizes in PACKED for prefix in (False, True)),
         differentiable=("q", "k", "v"),
+    ),
+    Suite(
+        op="paged_attention",
+        function=paged_attention,
+        reference=paged_attention_reference,
+        plain=plain_paged_attention,
+        cases=(*(paged_case(*sizes, int8=int8) for sizes in PAGED for int8 in (False, True)), *lynx_paged_cases()),
+        peers={"sdpa": torch_paged_sdpa},
+        rival="sdpa",
     ),
 )

@@ -2,6 +2,7 @@
 #include "backward.h"
 #include "dot_math.h"
 #include "forward.h"
+#include "paged.h"
 #include "panel_gemm.h"
 #include "vector_gemm.h"
 
@@ -9,6 +10,10 @@ namespace lynx::LYNX_ISA {
 extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
     dtype_set(DType::bf16),
     prefix_attention::forward<prefix_attention::PanelGemm<prefix_attention::DotMath>, bf16>,
+    prefix_attention::decode_span<prefix_attention::DotMath, bf16>,
+    prefix_attention::decode_merge<bf16>,
+    prefix_attention::paged_span_of<prefix_attention::DotMath, bf16>,
+    prefix_attention::paged_merge<bf16>,
     prefix_attention::backward_q<prefix_attention::VectorGemm, bf16>,
     prefix_attention::backward_kv<prefix_attention::VectorGemm, bf16>,
     prefix_attention::kQueryBlock,

@@ -6,7 +6,8 @@ namespace lynx::LYNX_ISA::prefix_attention {
 
 struct FloatMath {
   using Operand = float;
-  static constexpr int64_t kChunk = 16;  // numbers of the depth summed from zero at a time: short chains round less
+  static constexpr int64_t kChunk = 16;  // numbers of the head dim summed from zero at a time: short chains round less
+  static constexpr int64_t kKeyChunk = 16;  // and of the keys
 
   LYNX_INLINE static Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 
@@ -15,7 +16,12 @@ struct FloatMath {
   /// The first n numbers at p; zeros beyond.
   template <class T>
   LYNX_INLINE static Vec load_words(const T* p, int64_t n) {
-    return load_some(p, n);
+    return n > 0 ? load_some(p, n) : zero();
+  }
+
+  template <class T>
+  LYNX_INLINE static Vec load_full(const T* p) {
+    return load(p);
   }
 
   /// Watches for NaN and infinity: 0 * x tells, and keeps telling when summed.
@@ -27,8 +33,10 @@ struct FloatMath {
   /// The first n numbers of row `step` from column `first` on.
   template <class Source>
   LYNX_INLINE static void load_depth(Vec (&words)[1], const Source& src, int64_t step, int64_t, int64_t first,
-                                     int64_t n, Finite& finite) {
-    words[0] = load_some(src[step] + first, n);
+                                     int64_t n) {
+    words[0] = load_words(src[step] + first, n);
+  }
+  LYNX_INLINE static void watch(const Vec (&words)[1], Finite& finite) {
     finite.sum = fma(words[0], zero(), finite.sum);
   }
 };

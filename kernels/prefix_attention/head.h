@@ -33,6 +33,7 @@ struct Rows {
 /// Which block of which head of which sequence a task is.
 struct Place {
   int64_t seq, head, block;
+  LYNX_INLINE Place(int64_t seq, int64_t head, int64_t block) : seq(seq), head(head), block(block) {}
   LYNX_INLINE Place(const Problem& p, int64_t task, int64_t max_seqlen, int64_t block_rows) {
     const int64_t blocks = ceil_div(max_seqlen, block_rows);
     block = task % blocks;

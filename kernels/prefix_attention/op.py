@@ -16,6 +16,7 @@ from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
+from .paged import paged_attention
 from .reference import (
     prefix_attention_backward_reference,
     prefix_attention_stats_reference,
@@ -23,7 +24,7 @@ from .reference import (
     prefix_attention_varlen_stats_reference,
 )
 
-__all__ = ["prefix_attention", "prefix_attention_varlen"]
+__all__ = ["paged_attention", "prefix_attention", "prefix_attention_varlen"]
 
 MAX_HEAD_DIM = 256
 _Forward = Callable[..., tuple[Tensor, Tensor]]

@@ -8,17 +8,28 @@ LYNX_INLINE __mmask32 first_halves(int64_t n) {
   return n >= 32 ? ~__mmask32{0} : n <= 0 ? __mmask32{0} : static_cast<__mmask32>((uint32_t{1} << n) - 1);
 }
 
-/// The first n numbers at p, 16 pairs of them at most; zeros beyond.
-LYNX_INLINE Vec load_pairs(const bf16* p, int64_t n) {
-  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(first_halves(n), p));
+/// The first n <= 32 numbers at p; zeros beyond.
+LYNX_INLINE __m512i load_halves(const bf16* p, int64_t n) { return _mm512_maskz_loadu_epi16(first_halves(n), p); }
+LYNX_INLINE __m512i load_halves(const int8_t* p, int64_t n) {
+  const __m256i bytes = _mm256_maskz_loadu_epi8(first_halves(n), p);
+  const auto as_bf16 = [](__m128i x) __attribute__((always_inline)) {  // exact: 8 bits of magnitude
+    const __m512 floats = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(floats), 16));
+  };
+  const __m512i low = _mm512_castsi256_si512(as_bf16(_mm256_castsi256_si128(bytes)));
+  return _mm512_inserti64x4(low, as_bf16(_mm256_extracti128_si256(bytes, 1)), 1);
+}
+template <class T>
+LYNX_INLINE Vec load_pairs(const T* p, int64_t n) {
+  return _mm512_castsi512_ps(load_halves(p, n));
 }
 
 /// Watches for NaN and infinity: all bits of an exponent set.
 struct FinitePairs {
   __mmask32 found = 0;
-  LYNX_INLINE void watch(__m512i x) {
+  LYNX_INLINE void watch(Vec pairs) {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
-    found |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(x, exponent), exponent);
+    found |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(pairs), exponent), exponent);
   }
   LYNX_INLINE bool holds() const { return found == 0; }
 };
@@ -35,12 +46,9 @@ LYNX_INLINE void interleave(Vec (&pairs)[2], __m512i even, __m512i odd) {
 /// Rows 2 step and 2 step + 1 of `depth` (zeros beyond), n columns from `first` on.
 template <class Source>
 LYNX_INLINE void load_row_pairs(Vec (&pairs)[2], const Source& src, int64_t step, int64_t depth, int64_t first,
-                                int64_t n, FinitePairs& finite) {
-  const __mmask32 present = first_halves(n);
-  const __m512i even = _mm512_maskz_loadu_epi16(present, src[2 * step] + first);
-  const __m512i odd =
-      2 * step + 1 < depth ? _mm512_maskz_loadu_epi16(present, src[2 * step + 1] + first) : _mm512_setzero_si512();
-  finite.watch(even), finite.watch(odd);
+                                int64_t n) {
+  const __m512i even = load_halves(src[2 * step] + first, n);
+  const __m512i odd = 2 * step + 1 < depth ? load_halves(src[2 * step + 1] + first, n) : _mm512_setzero_si512();
   interleave(pairs, even, odd);
 }
 

@@ -82,7 +82,8 @@ struct PanelGemm {
       for (int64_t i = ahead; i < min_of(ahead + kPerWord, depth); ++i) prefetch_row(src[i], columns);
       for (int64_t n = 0; n < columns; n += kWidth * kPerWord) {
         Vec words_of[kPerWord];
-        Math::load_depth(words_of, src, step, depth, n, columns - n, finite);
+        Math::load_depth(words_of, src, step, depth, n, columns - n);
+        Math::watch(words_of, finite);
         for (int64_t i = 0; i < kPerWord && n + i * kWidth < columns; ++i) {
           store(start[n / kWidth + i] + step * panel, words_of[i]);
         }
@@ -99,18 +100,20 @@ struct PanelGemm {
   /// C [rows, columns] = A B^T, where B^T was packed by pack_bt; columns are rounded up to a vector.
   static void multiply_bt(float* c, int64_t ldc, const Operand* a, int64_t lda, const Operand* b, int64_t rows,
                           int64_t columns, int64_t depth) {
-    multiply(c, ldc, a, lda, b, kPanel, ceil_div(depth, kPerWord), rows, columns, depth, false);
+    multiply<Math::kChunk>(c, ldc, a, lda, b, kPanel, ceil_div(depth, kPerWord), rows, columns, depth, false);
   }
   /// C [rows, columns] (+)= A B over the first `depth` of the `packed_depth` rows that pack_b packed.
   static void multiply_b(float* c, int64_t ldc, const Operand* a, int64_t lda, const Operand* b, int64_t packed_depth,
                          int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
-    multiply(c, ldc, a, lda, b, panel_of(columns), ceil_div(packed_depth, kPerWord), rows, columns, depth, accumulate);
+    multiply<Math::kKeyChunk>(c, ldc, a, lda, b, panel_of(columns), ceil_div(packed_depth, kPerWord), rows, columns,
+                              depth, accumulate);
   }
 
  private:
   LYNX_INLINE static float* words(Operand* x) { return reinterpret_cast<float*>(x); }
   LYNX_INLINE static const float* words(const Operand* x) { return reinterpret_cast<const float*>(x); }
 
+  template <int64_t kChunk>
   static void multiply(float* c, int64_t ldc, const Operand* a, int64_t lda, const Operand* b, int64_t panel,
                        int64_t packed_steps, int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
     const int64_t steps = ceil_div(depth, kPerWord);
@@ -119,7 +122,7 @@ struct PanelGemm {
         const Block block{c + r * ldc + n, ldc,   words(a + r * lda), lda / kPerWord, words(b) + n * packed_steps,
                           panel,           steps, accumulate};
         const int64_t vectors = ceil_div(min_of(panel, columns - n), kWidth);
-        choose_rows(block, min_of(kGroupRows, rows - r), vectors);
+        choose_rows<kChunk>(block, min_of(kGroupRows, rows - r), vectors);
       }
     }
   }
@@ -134,42 +137,43 @@ struct PanelGemm {
     bool accumulate;
   };
 
+  template <int64_t kChunk>
   LYNX_INLINE static void choose_rows(const Block& block, int64_t rows, int64_t vectors) {
     switch (rows) {
       case 6:
-        return choose_columns<6>(block, vectors);
+        return choose_columns<kChunk, 6>(block, vectors);
       case 5:
-        return choose_columns<5>(block, vectors);
+        return choose_columns<kChunk, 5>(block, vectors);
       case 4:
-        return choose_columns<4>(block, vectors);
+        return choose_columns<kChunk, 4>(block, vectors);
       case 3:
-        return choose_columns<3>(block, vectors);
+        return choose_columns<kChunk, 3>(block, vectors);
       case 2:
-        return choose_columns<2>(block, vectors);
+        return choose_columns<kChunk, 2>(block, vectors);
       default:
-        return choose_columns<1>(block, vectors);
+        return choose_columns<kChunk, 1>(block, vectors);
     }
   }
-  template <int M>
+  template <int64_t kChunk, int M>
   LYNX_INLINE static void choose_columns(const Block& block, int64_t vectors) {
     if constexpr (kTileN == 4) {
-      if (vectors == 4) return tile<M, 4>(block);
-      if (vectors == 3) return tile<M, 3>(block);
+      if (vectors == 4) return tile<kChunk, M, 4>(block);
+      if (vectors == 3) return tile<kChunk, M, 3>(block);
     }
-    vectors == 2 ? tile<M, 2>(block) : tile<M, 1>(block);
+    vectors == 2 ? tile<kChunk, M, 2>(block) : tile<kChunk, M, 1>(block);
   }
 
-  template <int M, int N>
+  template <int64_t kChunk, int M, int N>
   __attribute__((noinline)) static void tile(const Block& block) {
     const float *a = block.a, *b = block.b;
     const int64_t lda = block.lda, ldb = block.ldb, ldc = block.ldc;
     bool accumulate = block.accumulate;
-    for (int64_t left = block.steps; left > 0; left -= Math::kChunk, accumulate = true) {
+    for (int64_t left = block.steps; left > 0; left -= kChunk, accumulate = true) {
       Vec sum[M][N];
       for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) sum[m][n] = zero();
       }
-      const float* const end = a + min_of(Math::kChunk, left);
+      const float* const end = a + min_of(kChunk, left);
       for (; a < end; ++a, b += ldb) {
         Vec b_N[N];
         for (int n = 0; n < N; ++n) b_N[n] = load(b + n * kWidth);

@@ -7,6 +7,16 @@
 namespace lynx::prefix_attention {
 
 constexpr int64_t kMaxHeadDim = 256;
+/// A row attends to at most this many keys at a time, counted from the sequence's first key. Part of what a row's bits
+/// are: prefill and decoding cut a row at the same keys, whoever computes a span and when.
+constexpr int64_t kSpan = 256;
+/// Queries of a sequence up to which its keys are read from where they lie instead of being packed.
+constexpr int64_t kFewQueries = 8;
+/// Rows of queries of one decoding task, over all its heads.
+constexpr int64_t kTaskRows = 64;
+
+/// Floats of a row in a record of partial sums: o, filled up to a cache line, and a line for its maximum and sum.
+constexpr int64_t record_row(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 16; }
 
 /// Sequences, heads and the mask. Dense: sequence b is row b of a batch. Packed: rows cu_seqlens[b] to cu_seqlens[b + 1].
 struct Problem {
@@ -49,11 +59,20 @@ struct SoftmaxStats {
   int64_t head_stride = 0;
 };
 
+/// How decoding is cut into tasks, which no bit of the result depends on.
+struct Split {
+  int64_t num_spans = 0;     // of the longest sequence
+  int64_t heads = 0;         // heads of a task: the more, the longer the runs in which memory is read
+  int64_t num_groups = 0;    // ceil(num_heads / heads)
+  float* records = nullptr;  // [seq, head, num_spans, rows, record_row]: sums over each span
+};
+
 struct ForwardParams {
   Problem problem;
   Input q, k, v;
   Output o;
   SoftmaxStats stats;
+  Split split;  // of decode_span and decode_merge
 };
 
 struct BackwardParams {
@@ -63,11 +82,50 @@ struct BackwardParams {
   Output dq, dk, dv;
 };
 
+/// Elements between blocks, rows of a block, and heads of a row, whose last stride is 1.
+struct PagedStrides {
+  int64_t block = 0;
+  int64_t row = 0;
+  int64_t head = 0;
+};
+
+/// [num_blocks, block_size, num_kv_heads, head_dim] in q's dtype, or int8 with a scale for each row of each head.
+struct PagedCache {
+  const void* data = nullptr;
+  PagedStrides stride;
+  const float* scales = nullptr;  // [num_blocks, block_size, num_kv_heads], head stride 1; null: not quantised
+  PagedStrides scale_stride;
+};
+
+/// One token of each sequence against its paged cache.
+struct PagedParams {
+  DType dtype = DType::f32;  // of q and o
+  int64_t num_seqs = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;  // a divisor of num_heads
+  int64_t head_dim = 0;
+  int64_t block_size = 0;
+  const void* q = nullptr;  // [num_seqs, num_heads, head_dim]
+  int64_t q_stride = 0;
+  int64_t q_head = 0;
+  PagedCache k, v;
+  const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]: block j / block_size of a sequence holds its key j
+  int64_t block_table_stride = 0;
+  const int32_t* seq_lens = nullptr;  // [num_seqs]: keys of each sequence
+  float softmax_scale = 1.0f;
+  void* o = nullptr;  // [num_seqs, num_heads, head_dim]
+  Split split;
+};
+
 /// One backend. Task t of a pass is block t % blocks of head t / blocks % num_heads of sequence
 /// t / blocks / num_heads, where blocks = ceil(max_seqlen / block); tasks write disjoint rows and may run in any order.
 struct Kernels {
   uint32_t dtypes = 0;
   void (*forward)(const ForwardParams&, int64_t task) = nullptr;
+  void (*decode_span)(const ForwardParams&, int64_t task) = nullptr;  // see decode.h for the tasks of these four
+  void (*decode_merge)(const ForwardParams&, int64_t task) = nullptr;
+  void (*paged_span)(const PagedParams&, int64_t task) = nullptr;  // null: no paged_attention
+  void (*paged_merge)(const PagedParams&, int64_t task) = nullptr;
   void (*backward_q)(const BackwardParams&, int64_t task) = nullptr;
   void (*backward_kv)(const BackwardParams&, int64_t task) = nullptr;
   int64_t query_block = 0;           // queries of a task of `forward`

@@ -209,3 +209,47 @@ def prefix_attention_varlen_backward_reference(
         for rows, gradient in zip((d_q[rows_q], d_k[rows_k], d_v[rows_k]), gradients, strict=True):
             rows.copy_(gradient[0])
     return d_q, d_k, d_v
+
+
+def paged_attention_reference(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    *,
+    softmax_scale: float | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> Tensor:
+    """Each token's attention on the gathered rows of its sequence; a scale multiplies its row's score or weight.
+
+    q [B, H, D], caches [num_blocks, block_size, H_kv, D], scales [num_blocks, block_size, H_kv],
+    block_table [B, max_blocks], seq_lens [B] -> o [B, H, D] in q's dtype.
+    """
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    o = torch.zeros_like(q)
+    for b, length in enumerate(seq_lens.tolist()):
+        k_JHD, v_JHD, k_scale_JH, v_scale_JH = (
+            None if x is None else gather_paged(x, block_table[b], length, q.shape[1]).to(wide)
+            for x in (k_cache, v_cache, k_scale, v_scale)
+        )
+        assert k_JHD is not None and v_JHD is not None
+        scores_HJ = torch.einsum("hd,jhd->hj", q[b].to(wide), k_JHD)
+        if k_scale_JH is not None:
+            scores_HJ = scores_HJ * k_scale_JH.T
+        scores_HJ = scores_HJ * scale
+        lowest = torch.finfo(wide).min
+        p_HJ = scores_HJ.masked_fill(scores_HJ < lowest, lowest).softmax(dim=-1)
+        if v_scale_JH is not None:
+            p_HJ = p_HJ * v_scale_JH.T
+        o[b] = torch.einsum("hj,jhd->hd", p_HJ, v_JHD).to(q.dtype)
+    return o
+
+
+def gather_paged(cache: Tensor, blocks: Tensor, length: int, num_heads: int) -> Tensor:
+    """[num_blocks, block_size, H_kv, ...] -> one sequence's rows for each query head, [length, num_heads, ...]."""
+    j, block_size = torch.arange(length, device=cache.device), max(1, cache.shape[1])
+    rows = cache[blocks[j // block_size].long(), j % block_size]
+    return rows.repeat_interleave(num_heads // max(1, cache.shape[2]), dim=1)

@@ -4,10 +4,6 @@
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
-/// A row attends to at most this many keys at a time, counted from the sequence's first key. Part of what a row's bits
-/// are: prefill and decoding cut a row at the same keys, whoever computes a span and when.
-constexpr int64_t kSpan = 256;
-
 #if defined(__AVX512F__)
 /// a in the first n lanes, b in the others.
 LYNX_INLINE Vec first_lanes(int64_t n, Vec a, Vec b) {

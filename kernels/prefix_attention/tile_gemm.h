@@ -54,7 +54,8 @@ struct TileGemm {
       bf16* const strip = b + n / kStrip * strip_elements(depth);
       for (int64_t k = 0; k < round_up(depth, kTileDepth); k += 2) {
         Vec pairs[2] = {zero(), zero()};
-        if (k < depth) load_row_pairs(pairs, src, k / 2, depth, n, columns - n, finite);
+        if (k < depth) load_row_pairs(pairs, src, k / 2, depth, n, columns - n);
+        finite.watch(pairs[0]), finite.watch(pairs[1]);
         bf16* const row = strip + k / kTileDepth * 2 * kTileElements + k % kTileDepth * kTileRows;
         store_row(row, pairs[0]);
         store_row(row + kTileElements, pairs[1]);

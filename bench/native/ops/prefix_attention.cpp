@@ -51,7 +51,19 @@ ForwardParams forward_params(const Sizes& s) {
           stats};
 }
 
+/// A token against its cache, one head: what the binding does for few queries.
+Call decode(const Kernels& kernels, const Sizes& s) {
+  ForwardParams params = forward_params(s);
+  params.split = {tasks(s.keys, kSpan), 1, 1, nullptr};
+  params.split.records = static_cast<float*>(zeros(params.split.num_spans * record_row(s.head_dim) * 4));
+  return [&kernels, p = params] {
+    for (int64_t task = 0; task < p.split.num_spans; ++task) kernels.decode_span(p, task);
+    kernels.decode_merge(p, 0);
+  };
+}
+
 Call forward(const Kernels& kernels, const Sizes& s) {
+  if (s.queries == 1) return decode(kernels, s);
   return [&kernels, p = forward_params(s)] {
     for (int64_t task = 0; task < tasks(p.problem.max_seqlen_q, kernels.query_block); ++task) kernels.forward(p, task);
   };
