@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from . import native
+from .eager import eager
 from .env import settings
 from .errors import LynxError
 
@@ -144,23 +145,24 @@ def wrap_runs(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> 
 
 
 def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Gives torch the op `lynx::<schema>` for every device, with its shape function; returns the op to call."""
+    """Gives torch the op `lynx::<schema>` for every device, with its shape function; returns what to call for it."""
     name = schema.split("(")[0]
     LIBRARY.define(schema)
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lynx::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.lynx, name).default
+    return eager(getattr(torch.ops.lynx, name).default, implementation, mutates="!)" in schema)
 
 
-def tensor_refusals(dtypes: frozenset[torch.dtype], *tensors: torch.Tensor) -> Sequence[str]:
-    """Why these tensors do not suit a CPU kernel: all must share one of `dtypes` and lie in CPU memory."""
-    dtype = tensors[0].dtype
-    for tensor in tensors:  # a loop, not all(...): a generator costs 1 us of a 7 us call
-        if tensor.dtype is not dtype or not tensor.is_cpu:
+def tensor_refusals(dtypes: frozenset[torch.dtype], first: torch.Tensor, *rest: torch.Tensor | None) -> Sequence[str]:
+    """Why these tensors do not suit a CPU kernel: all but None must share one of `dtypes` and lie in CPU memory."""
+    dtype = first.dtype
+    for tensor in (first, *rest):  # a loop, not all(...): a generator costs 1 us of a 7 us call
+        if tensor is not None and (tensor.dtype is not dtype or not tensor.is_cpu):
             break
     else:
         if dtype in dtypes:
             return ()
+    tensors = [tensor for tensor in (first, *rest) if tensor is not None]
     got = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
     reasons = []
     if dtype not in dtypes or len(got) > 1:

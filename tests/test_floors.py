@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Bottom up. A module may import its own part and every part of a lower floor.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"env", "config", "_C"}),
+    frozenset({"env", "config", "eager", "_C"}),
     frozenset({"native"}),
     frozenset({"registry", "contract", "cases"}),
     frozenset({"yardstick"}),

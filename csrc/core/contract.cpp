@@ -20,7 +20,18 @@ std::string join(const Dims& dims, Text text) {
 
 }  // namespace
 
-void Contract::expect_shape(const char* argument, const Tensor& tensor, std::initializer_list<Dim*> dims) const {
+void Contract::expect_rows(const char* argument, const Tensor& tensor, Dim& T, Dim& D) const {
+  if (tensor.ndim() == 2 || tensor.ndim() == 0 || !tensor.is_contiguous()) {
+    return expect(argument, tensor, {&T, &D}, Layout::rows);
+  }
+  int64_t sizes[] = {1, tensor.size(-1)};
+  for (int axis = 0; axis + 1 < tensor.ndim(); ++axis) sizes[0] *= tensor.size(axis);
+  expect_sizes(argument, tensor, 2, sizes, {&T, &D});
+  expect_memory(argument, tensor, dtype_);
+}
+
+void Contract::expect_sizes(const char* argument, const Tensor& tensor, int ndim, const int64_t* sizes,
+                            std::initializer_list<Dim*> dims) const {
   const auto wanted = [&] {
     return join(dims, [](const Dim& dim) {
       const bool is_number = dim.name_[0] >= '0' && dim.name_[0] <= '9';
@@ -28,12 +39,12 @@ void Contract::expect_shape(const char* argument, const Tensor& tensor, std::ini
                                         : std::string(dim.name_) + "=" + std::to_string(dim.size_);
     });
   };
-  if (tensor.ndim() != static_cast<int>(dims.size())) {
+  if (ndim != static_cast<int>(dims.size())) {
     fail(op_, ": ", argument, " must be ", wanted(), ", got ", tensor.shape_text());
   }
   int axis = 0;
   for (Dim* dim : dims) {
-    const int64_t size = tensor.size(axis++);
+    const int64_t size = sizes[axis++];
     if (dim->size_ < 0) {
       dim->size_ = size;
       dim->set_by_ = argument;

@@ -36,22 +36,37 @@ class Contract {
   }
   void expect_dtype(const char* argument, const Tensor& tensor, DType dtype, std::initializer_list<Dim*> dims,
                     Layout layout = Layout::contiguous) const {
-    expect_shape(argument, tensor, dims);
-    if (tensor.dtype() != dtype) {
-      fail(op_, ": ", argument, " must be ", name(dtype), ", got ", name(tensor.dtype()));
-    }
-    if (!tensor.on_cpu()) fail(op_, ": ", argument, " must be in CPU memory");
+    expect_sizes(argument, tensor, tensor.ndim(), tensor.shape(), dims);
+    expect_memory(argument, tensor, dtype);
     expect_layout(argument, tensor, layout);
+  }
+  /// [T, D] with contiguous rows, or a contiguous [..., D], whose leading axes are then T rows.
+  void expect_rows(const char* argument, const Tensor& tensor, Dim& T, Dim& D) const;
+  /// As expect_rows, dense, for memory that the kernel writes.
+  void expect_output_rows(const char* argument, const Tensor& tensor, Dim& T, Dim& D) const {
+    expect_rows(argument, tensor, T, D);
+    expect_layout(argument, tensor, Layout::contiguous);
+    expect_writable(argument, tensor);
   }
   /// As expect, for memory that the kernel writes.
   void expect_output(const char* argument, const Tensor& tensor, std::initializer_list<Dim*> dims,
                      Layout layout = Layout::contiguous) const {
     expect(argument, tensor, dims, layout);
-    if (tensor.read_only()) fail(op_, ": ", argument, " is read-only and must be writable");
+    expect_writable(argument, tensor);
   }
 
  private:
-  void expect_shape(const char* argument, const Tensor& tensor, std::initializer_list<Dim*> dims) const;
+  void expect_writable(const char* argument, const Tensor& tensor) const {
+    if (tensor.read_only()) fail(op_, ": ", argument, " is read-only and must be writable");
+  }
+  void expect_memory(const char* argument, const Tensor& tensor, DType dtype) const {
+    if (tensor.dtype() != dtype) {
+      fail(op_, ": ", argument, " must be ", name(dtype), ", got ", name(tensor.dtype()));
+    }
+    if (!tensor.on_cpu()) fail(op_, ": ", argument, " must be in CPU memory");
+  }
+  void expect_sizes(const char* argument, const Tensor& tensor, int ndim, const int64_t* sizes,
+                    std::initializer_list<Dim*> dims) const;
   void expect_layout(const char* argument, const Tensor& tensor, Layout layout) const;
 
   const char* op_;

@@ -26,6 +26,7 @@ class Tensor {
   int ndim() const { return view_.ndim; }
   /// Length of an axis; negative axes count from the end.
   int64_t size(int axis) const { return view_.shape[axis < 0 ? view_.ndim + axis : axis]; }
+  const int64_t* shape() const { return view_.shape; }
   /// Distance of neighbours along an axis, in elements.
   int64_t stride(int axis) const;
   int64_t numel() const;

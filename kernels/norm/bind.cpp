@@ -33,16 +33,16 @@ using MaybeIn = const std::optional<Tensor>&;
 // An element costs about as much as 4 FLOPs of a matrix product.
 double flops(double T, double D, int passes) { return 4.0 * T * D * passes; }
 
-Rows rows(In tensor) { return {tensor.address(), tensor.stride(0)}; }
+Rows rows(In tensor) { return {tensor.address(), tensor.ndim() == 2 ? tensor.stride(0) : tensor.size(-1)}; }
 
 /// bias is given for LayerNorm, residual and sum where a residual is added first.
 void forward(const Kernels& kernels, const char* op, In x, MaybeIn residual, In weight, MaybeIn bias, double eps, In y,
              MaybeIn sum) {
   const Contract contract(op, x.dtype());
   Dim T{"T"}, D{"D"};
-  contract.expect("x", x, {&T, &D}, Layout::rows);
+  contract.expect_rows("x", x, T, D);
   contract.expect("weight", weight, {&D});
-  contract.expect_output("y", y, {&T, &D});
+  contract.expect_output_rows("y", y, T, D);
   ForwardParams p{x.dtype(), bias.has_value(),        T,           D,      rows(x), {nullptr, 0}, weight.address(),
                   nullptr,   static_cast<float>(eps), y.address(), nullptr};
   if (bias) {
@@ -50,8 +50,8 @@ void forward(const Kernels& kernels, const char* op, In x, MaybeIn residual, In 
     p.bias = bias->address();
   }
   if (residual) {
-    contract.expect("residual", *residual, {&T, &D}, Layout::rows);
-    contract.expect_output("sum", *sum, {&T, &D});
+    contract.expect_rows("residual", *residual, T, D);
+    contract.expect_output_rows("sum", *sum, T, D);
     p.residual = rows(*residual), p.sum = sum->address();
   }
   const ReleaseGil release(flops(T, D, 1));
@@ -62,10 +62,10 @@ void backward(const Kernels& kernels, const char* op, bool centred, In dy, Maybe
               In dx, MaybeIn d_weight, MaybeIn d_bias) {
   const Contract contract(op, x.dtype());
   Dim T{"T"}, D{"D"};
-  contract.expect("x", x, {&T, &D}, Layout::rows);
-  contract.expect("dy", dy, {&T, &D}, Layout::rows);
+  contract.expect_rows("x", x, T, D);
+  contract.expect_rows("dy", dy, T, D);
   contract.expect("weight", weight, {&D});
-  contract.expect_output("dx", dx, {&T, &D});
+  contract.expect_output_rows("dx", dx, T, D);
   BackwardParams p{x.dtype(),
                    centred,
                    T,
@@ -80,7 +80,7 @@ void backward(const Kernels& kernels, const char* op, bool centred, In dy, Maybe
                    nullptr,
                    nullptr};
   if (d_sum) {
-    contract.expect("d_sum", *d_sum, {&T, &D}, Layout::rows);
+    contract.expect_rows("d_sum", *d_sum, T, D);
     p.d_sum = rows(*d_sum);
   }
   if (d_weight) {

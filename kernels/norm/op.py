@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lynx_engine.contract import Contract, as_rows
+from lynx_engine.contract import Contract, as_rows, dense_like
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
@@ -126,7 +126,7 @@ def _check_shapes(name: str, x: Tensor, residual: Tensor | None, weight: Tensor,
 
 
 def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, *[arg for arg in args if isinstance(arg, Tensor)])
+    return tensor_refusals(dtypes, *args[:4])  # the options follow the four tensors
 
 
 class _NormOps:
@@ -158,16 +158,15 @@ class _NormOps:
 
     def _fake(self, x: Tensor, residual: Any, weight: Tensor, bias: Any, *_: Any) -> Any:
         _check_shapes(self.name, x, residual, weight, bias)
-        return (x.new_empty(x.shape), x.new_empty(x.shape)) if self.adds else x.new_empty(x.shape)
+        return (dense_like(x), dense_like(x)) if self.adds else dense_like(x)
 
     def _native(
         self, kernel: Callable[..., None], x: Tensor, residual: Any, weight: Tensor, bias: Any, eps: float
     ) -> Any:
         _check_residual(self.name, x, residual)
-        y = x.new_empty(x.shape)
-        added = x.new_empty(x.shape) if self.adds else None
-        x, residual, y_TD, added_TD = (_rows(self.name, t) for t in (x, residual, y, added))
-        kernel(x, residual, weight.contiguous(), None if bias is None else bias.contiguous(), eps, y_TD, added_TD)
+        y, added = dense_like(x), dense_like(x) if self.adds else None
+        bias = None if bias is None else bias.contiguous()
+        kernel(_rows(self.name, x), _rows(self.name, residual), weight.contiguous(), bias, eps, y, added)
         return (y, added) if self.adds else y
 
     def _reference_backward(
@@ -183,7 +182,7 @@ class _NormOps:
         """Memory for dx, d_weight and d_bias; what is not asked for has no elements."""
         size = weight.shape[0]
         return (
-            x.new_empty(x.shape),
+            dense_like(x),
             weight.new_empty(size if of_weights else 0),
             weight.new_empty(size if of_weights and self.centred else 0),
         )
@@ -193,7 +192,7 @@ class _NormOps:
     ) -> tuple[Tensor, ...]:
         eps, of_weights = options
         dx, d_weight, d_bias = outputs = self._outputs_backward(dy, d_sum, x, weight, *options)
-        dy, d_sum, x, dx = (_rows(self.name, t) for t in (dy, d_sum, x, dx))
+        dy, d_sum, x = (_rows(self.name, t) for t in (dy, d_sum, x))
         kernel(dy, d_sum, x, weight.contiguous(), eps, dx, *((d_weight, d_bias) if of_weights else (None, None)))
         return outputs
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lynx_engine.contract import Contract
+from lynx_engine.contract import Contract, dense_like
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
@@ -92,7 +92,7 @@ def _heads(x: Tensor) -> Tensor:
 
 
 def _native(kernel: Callable[..., None], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    outputs = q.new_empty(q.shape), k.new_empty(k.shape)
+    outputs = dense_like(q), dense_like(k)
     kernel(_heads(q), _heads(k), cos.contiguous(), sin.contiguous(), *outputs)
     return outputs
 
@@ -103,7 +103,7 @@ def _native_inplace(kernel: Callable[..., None], q: Tensor, k: Tensor, cos: Tens
 
 def _native_append(kernel: Callable[..., None], *args: Any) -> Tensor:
     q, k, v, cos, sin, k_cache, v_cache, starts, slots = args
-    out = q.new_empty(q.shape)
+    out = dense_like(q)
     places = [None if t is None else t.contiguous() for t in (starts, slots)]
     kernel(_heads(q), _heads(k), _heads(v), cos.contiguous(), sin.contiguous(), k_cache, v_cache, *places, out)
     return out
@@ -138,13 +138,12 @@ def _reference_append(*args: Any) -> Tensor:
 
 def _fake(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     _check_shapes("rope", q, k, cos, sin)
-    return q.new_empty(q.shape), k.new_empty(k.shape)
+    return dense_like(q), dense_like(k)
 
 
 def _fake_append(*args: Any) -> Tensor:
     _check_append(*args[:-1])
-    q: Tensor = args[0]
-    return q.new_empty(q.shape)
+    return dense_like(args[0])
 
 
 def _inplace_refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:

@@ -26,14 +26,14 @@ using In = const Tensor&;
 // An element costs about as much as 20 FLOPs of a matrix product.
 double flops(double T, double N) { return 20.0 * T * N; }
 
-Rows rows(In tensor) { return {tensor.address(), tensor.stride(0)}; }
+Rows rows(In tensor) { return {tensor.address(), tensor.ndim() == 2 ? tensor.stride(0) : tensor.size(-1)}; }
 
 void forward(const Kernels& kernels, In gate, In up, In y) {
   const Contract contract("swiglu", gate.dtype());
   Dim T{"T"}, N{"N"};
-  contract.expect("gate", gate, {&T, &N}, Layout::rows);
-  contract.expect("up", up, {&T, &N}, Layout::rows);
-  contract.expect_output("y", y, {&T, &N});
+  contract.expect_rows("gate", gate, T, N);
+  contract.expect_rows("up", up, T, N);
+  contract.expect_output_rows("y", y, T, N);
   const ReleaseGil release(flops(T, N));
   kernels.forward({gate.dtype(), T, N, rows(gate), rows(up), y.address()});
 }
@@ -41,11 +41,11 @@ void forward(const Kernels& kernels, In gate, In up, In y) {
 void backward(const Kernels& kernels, In dy, In gate, In up, In d_gate, In d_up) {
   const Contract contract("swiglu_backward", gate.dtype());
   Dim T{"T"}, N{"N"};
-  contract.expect("gate", gate, {&T, &N}, Layout::rows);
-  contract.expect("up", up, {&T, &N}, Layout::rows);
-  contract.expect("dy", dy, {&T, &N}, Layout::rows);
-  contract.expect_output("d_gate", d_gate, {&T, &N});
-  contract.expect_output("d_up", d_up, {&T, &N});
+  contract.expect_rows("gate", gate, T, N);
+  contract.expect_rows("up", up, T, N);
+  contract.expect_rows("dy", dy, T, N);
+  contract.expect_output_rows("d_gate", d_gate, T, N);
+  contract.expect_output_rows("d_up", d_up, T, N);
   const ReleaseGil release(flops(T, N));
   kernels.backward({gate.dtype(), T, N, rows(dy), rows(gate), rows(up), d_gate.address(), d_up.address()});
 }

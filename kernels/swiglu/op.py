@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lynx_engine.contract import Contract, as_rows
+from lynx_engine.contract import as_rows, dense_like
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
@@ -43,21 +43,22 @@ class _Swiglu(torch.autograd.Function):
 
 
 def _check_shapes(gate: Tensor, up: Tensor) -> None:
-    Contract("swiglu").expect("gate", gate, "... N")
+    if gate.dim() == 0:
+        raise LynxError("swiglu: gate must be [..., N], got []")
     if gate.shape != up.shape:
         raise LynxError(f"swiglu: up must be {list(gate.shape)} as gate is, got {list(up.shape)}")
 
 
 def _native_forward(kernel: Callable[..., None], gate: Tensor, up: Tensor) -> Tensor:
     _check_shapes(gate, up)
-    y = gate.new_empty(gate.shape)
-    kernel(*(as_rows("swiglu", "gate", t) for t in (gate, up, y)))
+    y = dense_like(gate)
+    kernel(as_rows("swiglu", "gate", gate), as_rows("swiglu", "up", up), y)
     return y
 
 
 def _native_backward(kernel: Callable[..., None], dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    outputs = gate.new_empty(gate.shape), up.new_empty(up.shape)
-    kernel(*(as_rows("swiglu", "gate", t) for t in (dy, gate, up, *outputs)))
+    outputs = dense_like(gate), dense_like(up)
+    kernel(*(as_rows("swiglu", name, t) for name, t in (("dy", dy), ("gate", gate), ("up", up))), *outputs)
     return outputs
 
 
@@ -68,11 +69,11 @@ def _reference_forward(gate: Tensor, up: Tensor) -> Tensor:
 
 def _fake_forward(gate: Tensor, up: Tensor, backend: str) -> Tensor:
     _check_shapes(gate, up)
-    return gate.new_empty(gate.shape)
+    return dense_like(gate)
 
 
 def _fake_backward(dy: Tensor, gate: Tensor, up: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+    return dense_like(gate), dense_like(up)
 
 
 _forward_op = Op("swiglu", reference=_reference_forward, native=_native_forward, refusals=tensor_refusals)
