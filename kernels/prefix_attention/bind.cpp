@@ -280,16 +280,14 @@ void backward(const Kernels& kernels, In d_o, In q, In k, In v, In o, In stats, 
                               output(gradients.dq),
                               output(gradients.dk),
                               output(gradients.dv)};
-  const double work = flops(p, 7);
+  const double work = flops(p, 5);
+  const int64_t floats = prefix_attention::backward_floats(p.max_seqlen_q, p.head_dim);
+  const Workspace workspace(num_threads() * aligned_bytes(floats, sizeof(float)));
+  auto* memory = reinterpret_cast<float*>(workspace.data());
   const ReleaseGil release(work);
-  const int64_t query_tasks = num_tasks(p, p.max_seqlen_q, kernels.backward_query_block);
-  const int64_t key_tasks = num_tasks(p, p.max_seqlen_k, kernels.key_block);
   parallel_for(
-      query_tasks + key_tasks,
-      [&](int64_t task, int) {
-        task < query_tasks ? kernels.backward_q(params, task) : kernels.backward_kv(params, task - query_tasks);
-      },
-      work > kWorthWaking);
+      p.num_seqs * p.num_heads,
+      [&](int64_t task, int worker) { kernels.backward(params, task, memory + worker * floats); }, work > kWorthWaking);
 }
 
 void add_dense(py::module_& m, const char* isa, const Kernels& kernels) {

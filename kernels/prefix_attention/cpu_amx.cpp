@@ -1,12 +1,10 @@
 // bfloat16 through AMX tiles; a sequence of few queries (decoding) would leave the tiles empty and takes float32 vectors.
 #include "backward.h"
-#include "backward_tile_gemm.h"
 #include "decode.h"
 #include "float_math.h"
 #include "forward.h"
 #include "panel_gemm.h"
 #include "tile_gemm.h"
-#include "vector_gemm.h"
 
 namespace lynx::LYNX_ISA {
 namespace prefix_attention {
@@ -28,10 +26,7 @@ extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
     prefix_attention::decode_merge<bf16>,
     nullptr,  // paged_attention has no work for tiles: cpu_avx512_bf16 takes it
     nullptr,
-    prefix_attention::backward_q<prefix_attention::BackwardTileGemm, bf16>,
-    prefix_attention::backward_kv<prefix_attention::BackwardTileGemm, bf16>,
-    prefix_attention::kQueryBlock,
-    prefix_attention::BackwardTileGemm::kRowBlock,
-    prefix_attention::BackwardTileGemm::kRowBlock};
+    prefix_attention::backward<prefix_attention::TileGemm, bf16>,
+    prefix_attention::kQueryBlock};
 
 }  // namespace lynx::LYNX_ISA

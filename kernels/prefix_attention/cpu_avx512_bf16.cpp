@@ -4,7 +4,6 @@
 #include "forward.h"
 #include "paged.h"
 #include "panel_gemm.h"
-#include "vector_gemm.h"
 
 namespace lynx::LYNX_ISA {
 extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
@@ -14,9 +13,6 @@ extern const lynx::prefix_attention::Kernels prefix_attention_kernels{
     prefix_attention::decode_merge<bf16>,
     prefix_attention::paged_span_of<prefix_attention::DotMath, bf16>,
     prefix_attention::paged_merge<bf16>,
-    prefix_attention::backward_q<prefix_attention::VectorGemm, bf16>,
-    prefix_attention::backward_kv<prefix_attention::VectorGemm, bf16>,
-    prefix_attention::kQueryBlock,
-    prefix_attention::VectorGemm::kRowBlock,
-    prefix_attention::VectorGemm::kRowBlock};
+    prefix_attention::backward<prefix_attention::PanelGemm<prefix_attention::DotMath>, bf16>,
+    prefix_attention::kQueryBlock};
 }  // namespace lynx::LYNX_ISA

@@ -13,10 +13,8 @@ struct DotMath {
   LYNX_INLINE static Vec multiply_add(Vec a, Vec b, Vec sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
   }
-  /// To nearest, ties to even.
-  LYNX_INLINE static void put(bf16* p, Vec x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
-  }
+  LYNX_INLINE static void put(bf16* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_to_bf16(x)); }
+  LYNX_INLINE static Vec word_of(const float* p, int64_t ld, int64_t rows) { return pairs_of(p, ld, rows); }
   template <class T>
   LYNX_INLINE static Vec load_words(const T* p, int64_t n) {
     return load_pairs(p, n);

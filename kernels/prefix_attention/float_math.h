@@ -30,6 +30,9 @@ struct FloatMath {
     LYNX_INLINE bool holds() const { return hsum(sum) == 0.0f; }
   };
 
+  /// A vector of words from the float32 rows at p; `rows` of them are left.
+  LYNX_INLINE static Vec word_of(const float* p, int64_t, int64_t) { return load(p); }
+
   /// The first n numbers of row `step` from column `first` on.
   template <class Source>
   LYNX_INLINE static void load_depth(Vec (&words)[1], const Source& src, int64_t step, int64_t, int64_t first,

@@ -24,6 +24,15 @@ LYNX_INLINE Vec load_pairs(const T* p, int64_t n) {
   return _mm512_castsi512_ps(load_halves(p, n));
 }
 
+/// To nearest, ties to even; by the instruction where there is one, which takes denormals as zeros.
+LYNX_INLINE __m256i round_to_bf16(Vec x) {
+#if defined(__AVX512BF16__)
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  return narrow_bf16(x);
+#endif
+}
+
 /// Watches for NaN and infinity: all bits of an exponent set.
 struct FinitePairs {
   __mmask32 found = 0;
@@ -41,6 +50,13 @@ LYNX_INLINE void interleave(Vec (&pairs)[2], __m512i even, __m512i odd) {
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
   pairs[0] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, low, odd));
   pairs[1] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, high, odd));
+}
+
+/// Pairs from the float32 rows at p and p + ld, rounded; the second is zero where only one row is left.
+LYNX_INLINE Vec pairs_of(const float* p, int64_t ld, int64_t rows) {
+  const __m512i even = _mm512_cvtepu16_epi32(round_to_bf16(load(p)));
+  const __m512i odd = rows > 1 ? _mm512_cvtepu16_epi32(round_to_bf16(load(p + ld))) : _mm512_setzero_si512();
+  return _mm512_castsi512_ps(_mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
 }
 
 /// Rows 2 step and 2 step + 1 of `depth` (zeros beyond), n columns from `first` on.

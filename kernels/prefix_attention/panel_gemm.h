@@ -92,6 +92,40 @@ struct PanelGemm {
     return finite.holds();
   }
 
+  /// a[d][r] = src[r][d] for r < depth: rows of lda numbers, filled up to whole words with zeros.
+  template <class Source>
+  static void pack_at(Operand* a, int64_t lda, const Source& src, int64_t depth, int64_t rows) {
+    const int64_t steps = ceil_div(depth, kPerWord);
+    for (int64_t d = 0; d < rows; d += kWidth * kPerWord) {
+      for (int64_t step = 0; step < steps; step += kWidth) {
+        Vec squares[kPerWord][kWidth];
+        for (int64_t i = 0; i < kWidth; ++i) {
+          Vec words_of[kPerWord];
+          Math::load_depth(words_of, src, min_of(step + i, steps - 1), depth, d, rows - d);
+          for (int64_t w = 0; w < kPerWord; ++w) squares[w][i] = words_of[w];
+        }
+        for (int64_t w = 0; w < kPerWord; ++w) {
+          transpose(squares[w]);
+          for (int64_t i = 0; i < kWidth && d + w * kWidth + i < rows; ++i) {
+            float* const row = words(a + (d + w * kWidth + i) * lda) + step;
+            store_some(row, squares[w][i], steps - step);
+          }
+        }
+      }
+    }
+  }
+
+  /// B[k][n] = src[k * ld + n]: float32 numbers become a factor B of `multiply_b`.
+  static void pack_b_floats(Operand* b, const float* src, int64_t ld, int64_t depth, int64_t columns) {
+    const int64_t panel = panel_of(columns), steps = ceil_div(depth, kPerWord);
+    for (int64_t n = 0; n < columns; n += kWidth) {
+      float* const start = words(b) + n / panel * panel * steps + n % panel;
+      for (int64_t step = 0; step < steps; ++step) {
+        store(start + step * panel, Math::word_of(src + step * kPerWord * ld + n, ld, depth - step * kPerWord));
+      }
+    }
+  }
+
   /// a[r][k .. k + kWidth) = values, as a factor A of `multiply`.
   LYNX_INLINE static void put_a(Operand* a, int64_t lda, int64_t r, int64_t k, Vec values) {
     Math::put(a + r * lda + k, values);

@@ -75,6 +75,11 @@ struct ForwardParams {
   Split split;  // of decode_span and decode_merge
 };
 
+/// Workspace of one head's backward: delta of each query, and dQ in float32 with rows and head dim padded for tiles.
+constexpr int64_t backward_floats(int64_t num_queries, int64_t head_dim) {
+  return (num_queries + 15) / 16 * 16 + (num_queries + 31) / 32 * 32 * ((head_dim + 31) / 32 * 32);
+}
+
 struct BackwardParams {
   Problem problem;
   Input q, k, v, o, d_o;
@@ -117,8 +122,8 @@ struct PagedParams {
   Split split;
 };
 
-/// One backend. Task t of a pass is block t % blocks of head t / blocks % num_heads of sequence
-/// t / blocks / num_heads, where blocks = ceil(max_seqlen / block); tasks write disjoint rows and may run in any order.
+/// One backend. Task t of `forward` is block t % blocks of head t / blocks % num_heads of sequence t / blocks / num_heads,
+/// where blocks = ceil(max_seqlen_q / query_block); tasks write disjoint rows and may run in any order.
 struct Kernels {
   uint32_t dtypes = 0;
   void (*forward)(const ForwardParams&, int64_t task) = nullptr;
@@ -126,11 +131,9 @@ struct Kernels {
   void (*decode_merge)(const ForwardParams&, int64_t task) = nullptr;
   void (*paged_span)(const PagedParams&, int64_t task) = nullptr;  // null: no paged_attention
   void (*paged_merge)(const PagedParams&, int64_t task) = nullptr;
-  void (*backward_q)(const BackwardParams&, int64_t task) = nullptr;
-  void (*backward_kv)(const BackwardParams&, int64_t task) = nullptr;
-  int64_t query_block = 0;           // queries of a task of `forward`
-  int64_t backward_query_block = 0;  // queries of a task of `backward_q`
-  int64_t key_block = 0;             // keys of a task of `backward_kv`
+  /// Task t: head t; the workspace is of the thread that runs it, `backward_floats` long.
+  void (*backward)(const BackwardParams&, int64_t task, float* workspace) = nullptr;
+  int64_t query_block = 0;  // queries of a task of `forward`
 };
 
 }  // namespace lynx::prefix_attention

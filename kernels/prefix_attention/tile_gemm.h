@@ -30,10 +30,10 @@ struct TileGemm {
     }
   }
 
-  /// B[d][n] = src[n][d]. Columns are filled up to a tile with copies of the last one.
+  /// B[d][n] = src[n][d]. Columns are filled up to a strip with copies of the last one.
   template <class Source>
   static void pack_bt(bf16* b, const Source& src, int64_t columns, int64_t depth) {
-    for (int64_t n = 0; n < columns; n += kTileRows) {
+    for (int64_t n = 0; n < round_up(columns, kStrip); n += kTileRows) {
       bf16* tile = b + n / kStrip * strip_elements(depth) + n % kStrip * kTileDepth;
       for (int64_t k = 0; k < depth; k += kTileDepth, tile += 2 * kTileElements) {
         Vec square[kTileRows];
@@ -62,6 +62,37 @@ struct TileGemm {
       }
     }
     return finite.holds();
+  }
+
+  /// a[d][r] = src[r][d] for r < depth: tiles of 16 values of d, 32 of r.
+  template <class Source>
+  static void pack_at(bf16* a, int64_t lda, const Source& src, int64_t depth, int64_t rows) {
+    for (int64_t d = 0; d < rows; d += kStrip) {
+      for (int64_t k = 0; k < depth; k += kTileDepth) {
+        Vec squares[2][kTileRows];
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          Vec pairs[2] = {zero(), zero()};
+          if (k + 2 * i < depth) load_row_pairs(pairs, src, k / 2 + i, depth, d, rows - d);
+          squares[0][i] = pairs[0], squares[1][i] = pairs[1];
+        }
+        for (int64_t half = 0; half < 2; ++half) {
+          bf16* const tile = a + (d + half * kTileRows) * lda + k * kTileRows;
+          transpose(squares[half]);
+          for (int64_t i = 0; i < kTileRows; ++i) store_row(tile + i * kTileDepth, squares[half][i]);
+        }
+      }
+    }
+  }
+
+  /// B[k][n] = src[k * ld + n] rounded to bfloat16.
+  static void pack_b_floats(bf16* b, const float* src, int64_t ld, int64_t depth, int64_t columns) {
+    for (int64_t n = 0; n < columns; n += kTileRows) {
+      bf16* const tile = b + n / kStrip * strip_elements(depth) + n % kStrip * kTileDepth;
+      for (int64_t k = 0; k < round_up(depth, kTileDepth); k += 2) {
+        const Vec pairs = k < depth ? pairs_of(src + k * ld + n, ld, depth - k) : zero();
+        store_row(tile + k / kTileDepth * 2 * kTileElements + k % kTileDepth * kTileRows, pairs);
+      }
+    }
   }
 
   /// a[r][k .. k + kWidth) = values rounded to bfloat16. Rows that nobody puts only reach rows of C that nobody reads.

@@ -5,7 +5,6 @@
 #include "forward.h"
 #include "paged.h"
 #include "panel_gemm.h"
-#include "vector_gemm.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
@@ -28,13 +27,9 @@ inline void vector_paged_span(const PagedParams& params, int64_t task) {
 inline void vector_paged_merge(const PagedParams& params, int64_t task) {
   params.dtype == DType::f32 ? paged_merge<float>(params, task) : paged_merge<bf16>(params, task);
 }
-inline void vector_backward_q(const BackwardParams& params, int64_t task) {
-  params.problem.dtype == DType::f32 ? backward_q<VectorGemm, float>(params, task)
-                                     : backward_q<VectorGemm, bf16>(params, task);
-}
-inline void vector_backward_kv(const BackwardParams& params, int64_t task) {
-  params.problem.dtype == DType::f32 ? backward_kv<VectorGemm, float>(params, task)
-                                     : backward_kv<VectorGemm, bf16>(params, task);
+inline void vector_backward(const BackwardParams& params, int64_t task, float* workspace) {
+  params.problem.dtype == DType::f32 ? backward<FloatGemm, float>(params, task, workspace)
+                                     : backward<FloatGemm, bf16>(params, task, workspace);
 }
 
 constexpr Kernels kVectorKernels{dtype_set(DType::f32, DType::bf16),
@@ -43,10 +38,7 @@ constexpr Kernels kVectorKernels{dtype_set(DType::f32, DType::bf16),
                                  vector_decode_merge,
                                  vector_paged_span,
                                  vector_paged_merge,
-                                 vector_backward_q,
-                                 vector_backward_kv,
-                                 kQueryBlock,
-                                 VectorGemm::kRowBlock,
-                                 VectorGemm::kRowBlock};
+                                 vector_backward,
+                                 kQueryBlock};
 
 }  // namespace lynx::LYNX_ISA::prefix_attention

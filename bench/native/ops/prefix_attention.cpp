@@ -84,12 +84,8 @@ Call backward(const Kernels& kernels, const Sizes& s) {
                          make.output(s.queries),
                          make.output(s.keys),
                          make.output(s.keys)};
-  return [&kernels, p] {
-    for (int64_t task = 0; task < tasks(p.problem.max_seqlen_q, kernels.backward_query_block); ++task)
-      kernels.backward_q(p, task);
-    for (int64_t task = 0; task < tasks(p.problem.max_seqlen_k, kernels.key_block); ++task)
-      kernels.backward_kv(p, task);
-  };
+  auto* workspace = static_cast<float*>(zeros(backward_floats(s.queries, s.head_dim) * 4));
+  return [&kernels, p, workspace] { kernels.backward(p, 0, workspace); };
 }
 
 std::string name(const char* mode, const Sizes& s) {
