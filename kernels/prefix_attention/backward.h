@@ -163,7 +163,7 @@ class BackwardHead {
   void score_gradient(int64_t first_key, int64_t columns, int64_t i, int64_t row, float* group_p, float* group_ds) {
     float *const p = group_p + row * kKeyRows, *const ds = group_ds + row * kKeyRows;
     const int64_t visible = max_of(0, min_of(mask_.key_limit(i) - first_key, columns));
-    const Seen seen{visible, columns, mask_.kv_mask == nullptr ? nullptr : mask_.kv_mask + first_key};
+    const Seen seen{visible, columns, mask_.flags(first_key)};
     mask_scores(p, columns, seen, scale_);
     const Vec row_max = set1(stats_.max(i)), inverse_sum = set1(1.0f / stats_.sum(i));
     const auto probability = [&](int64_t j) __attribute__((always_inline)) {

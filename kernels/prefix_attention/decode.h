@@ -36,7 +36,7 @@ struct Queries {
   int64_t key_limit[kTaskRows];
   const uint8_t* kv_mask = nullptr;
 
-  LYNX_INLINE int64_t ldq() const { return round_up(dim, PanelGemm<Math>::kDepthMultiple); }
+  LYNX_INLINE int64_t ldq() const { return round_up(dim, Stream<Math>::kStep * Stream<Math>::kPerWord); }
   template <class Source>
   LYNX_INLINE void pack(int64_t head, const Source& src) {
     PanelGemm<Math>::pack_a(q + head * rows * ldq(), ldq(), src, rows, dim);
@@ -64,6 +64,7 @@ class DecodeSpan {
 
  private:
   static constexpr int64_t kRows = Stream<Math>::kRows, kPerWord = Stream<Math>::kPerWord;
+  static constexpr int64_t kAhead = 2;  // heads that are asked for in advance
   using T = typename Keys::Element;
 
   void score(int64_t j) {
@@ -73,9 +74,11 @@ class DecodeSpan {
       const int64_t key = first_ + min_of(j + i, count_ - 1);
       rows[i] = keys_.k(key), scales[i] = keys_.k_scales(key);
     }
+    const T* next[kRows];
+    for (int64_t i = 0; i < kRows; ++i) next[i] = j + kRows < count_ ? k_row(j + kRows + i) : v_row(i);
     const int64_t lda = queries_.ldq() / kPerWord;
     for (int64_t h = 0; h < queries_.heads; ++h) {
-      prefetch(rows, (h + 1) * keys_.k_head);
+      prefetch(rows, next, h + kAhead, keys_.k_head);
       Stream<Math>::scores(s(h) + j, queries_.words(h), lda, queries_.rows, rows, h * keys_.k_head, queries_.dim);
       if constexpr (Keys::kScaled) {
         for (int64_t r = 0; r < queries_.rows; ++r) scale_columns(s(h) + r * kSpan + j, scales, h);
@@ -83,9 +86,16 @@ class DecodeSpan {
     }
   }
 
-  /// The next head's part of these rows: the hardware follows 16 rows at once, but not far enough ahead.
-  LYNX_INLINE void prefetch(const T* const (&rows)[kRows], int64_t offset) const {
-    for (int64_t i = 0; i < kRows; ++i) prefetch_row(rows[i] + offset, queries_.dim);
+  LYNX_INLINE const T* k_row(int64_t j) const { return keys_.k(min_of(first_ + j, keys_.count - 1)); }
+  LYNX_INLINE const T* v_row(int64_t j) const { return keys_.v(min_of(first_ + j, keys_.count - 1)); }
+
+  /// Asks for a head of these rows, or of the next ones when these have no more: the hardware follows 8 rows at once, but
+  /// not far enough ahead.
+  LYNX_INLINE void prefetch(const T* const (&rows)[kRows], const T* const (&next)[kRows], int64_t h,
+                            int64_t head) const {
+    const bool here = h < queries_.heads;
+    const int64_t offset = (here ? h : min_of(h - queries_.heads, queries_.heads - 1)) * head;
+    for (int64_t i = 0; i < kRows; ++i) prefetch_row((here ? rows[i] : next[i]) + offset, queries_.dim);
   }
 
   LYNX_INLINE static void scale_columns(float* s, const float* const (&scales)[kRows], int64_t h) {
@@ -116,11 +126,14 @@ class DecodeSpan {
   void add_values(int64_t j, const RecordOf& record) {
     const T* rows[kRows];
     for (int64_t i = 0; i < kRows; ++i) rows[i] = keys_.v(first_ + min_of(j + i, count_ - 1));
+    const T* next[kRows];
+    for (int64_t i = 0; i < kRows; ++i) next[i] = j + kRows < count_ ? v_row(j + kRows + i) : k_row(kSpan + i);
     for (int64_t h = 0; h < queries_.heads; ++h) {
-      prefetch(rows, (h + 1) * keys_.v_head);
+      prefetch(rows, next, h + kAhead, keys_.v_head);
       const Record sums = record(h);
-      Stream<Math>::values(sums.o(0), sums.ld, reinterpret_cast<const float*>(p(h) + j), queries_.rows, rows,
-                           h * keys_.v_head, min_of(kRows, count_ - j), queries_.dim, j > 0);
+      Stream<Math>::values(sums.o(0), chunk_ + h * queries_.rows * sums.ld, sums.ld,
+                           reinterpret_cast<const float*>(p(h) + j), queries_.rows, rows, h * keys_.v_head,
+                           {j, min_of(kRows, count_ - j), count_}, queries_.dim);
     }
   }
 
@@ -132,6 +145,7 @@ class DecodeSpan {
   const int64_t first_, count_;
   alignas(64) float s_[kTaskRows * kSpan];
   alignas(64) typename Math::Operand p_[kTaskRows * kSpan];
+  alignas(64) float chunk_[kTaskRows * record_row(kMaxHeadDim)];
 };
 
 template <class T>

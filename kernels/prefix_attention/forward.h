@@ -98,7 +98,7 @@ class ForwardBlock {
     const int64_t columns = round_up(present, Gemm::kColumnMultiple);
     Gemm::multiply_bt(scratch_.s, kSpan, scratch_.q + r * ldq_, ldq_, scratch_.k, rows, columns, dim_);
     Partial parts[Gemm::kGroupRows];
-    const uint8_t* flags = mask_.kv_mask == nullptr ? nullptr : mask_.kv_mask + first_key;
+    const uint8_t* flags = mask_.flags(first_key);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t visible = max_of(0, min_of(mask_.key_limit(first_ + r + i) - first_key, present));
       parts[i].max = mask_scores(scratch_.s + i * kSpan, columns, {visible, present, flags}, scale_);

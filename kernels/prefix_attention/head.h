@@ -11,11 +11,10 @@ namespace lynx::LYNX_ISA::prefix_attention {
 
 using namespace lynx::prefix_attention;
 
-constexpr int64_t kColumns = 64;              // scores are computed in blocks of this many columns
 constexpr float kLowest = -3.402823466e+38f;  // a hidden score: finite, so that a row of nothing else is uniform
 constexpr float kInfinity = __builtin_inff();
 
-LYNX_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+LYNX_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 LYNX_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 LYNX_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 LYNX_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -72,7 +71,8 @@ struct Mask {
     if (!causal || j < prefix_len) return 0;
     return max_of(0, min_of(j - (num_keys - num_queries), num_queries));
   }
-  LYNX_INLINE bool is_hole(int64_t j) const { return kv_mask != nullptr && kv_mask[j] == 0; }
+  /// Which keys from `first` on are no holes, by their byte; null: all.
+  LYNX_INLINE const uint8_t* flags(int64_t first) const { return kv_mask == nullptr ? nullptr : kv_mask + first; }
 };
 
 template <class T>
@@ -105,39 +105,16 @@ struct RowStats {
   LYNX_INLINE float& sum(int64_t i) const { return data[2 * i + 1]; }
 };
 
-/// Up to kColumns neighbouring keys, and which of them kv_mask hides.
-struct KeyBlock {
-  int64_t first, count;
-  int64_t num_holes = 0;
-  uint8_t hole[kColumns];
-
-  LYNX_INLINE KeyBlock(const Mask& mask, int64_t first_key)
-      : first(first_key), count(min_of(kColumns, mask.num_keys - first_key)) {
-    if (mask.kv_mask == nullptr) return;
-    for (int64_t j = 0; j < count; ++j) {
-      if (mask.is_hole(first + j)) hole[num_holes++] = static_cast<uint8_t>(j);
-    }
-  }
-  /// Writes `value` over the keys of a row of scores that query i does not see.
-  LYNX_INLINE void fill_hidden(float* row, const Mask& mask, int64_t i, float value) const {
-    for (int64_t j = max_of(0, mask.key_limit(i) - first); j < count; ++j) row[j] = value;
-    for (int64_t h = 0; h < num_holes; ++h) row[hole[h]] = value;
-  }
-};
-
 /// True when a number of rows [begin, end) is NaN or infinite: 0 * x tells, and keeps telling when summed.
 template <class T>
 LYNX_INLINE bool has_nonfinite(Rows<T> rows, int64_t begin, int64_t end, int64_t dim) {
-  Vec sum = zero();
-  for (int64_t r = begin; r < end; ++r) {
-    for_vectors(dim, [&](int64_t d, int64_t n) { sum = fma(load_some(rows[r] + d, n), zero(), sum); });
+  Vec sum[4] = {zero(), zero(), zero(), zero()};  // four chains: one would take the latency of an addition a vector
+  for (int64_t r = begin; r < end; r += 4) {
+    for_vectors(dim, [&](int64_t d, int64_t n) {
+      for (int64_t i = 0; i < 4; ++i) sum[i] = fma(load_some(rows[min_of(r + i, end - 1)] + d, n), zero(), sum[i]);
+    });
   }
-  return hsum(sum) != 0.0f;
-}
-
-/// s = max(s * scale, lowest) over a row of kColumns scores; a NaN stays.
-LYNX_INLINE void scale_scores(float* row, float scale) {
-  for (int64_t j = 0; j < kColumns; j += kWidth) store(row + j, vmax(set1(kLowest), mul(load(row + j), set1(scale))));
+  return hsum(add(add(sum[0], sum[1]), add(sum[2], sum[3]))) != 0.0f;
 }
 
 /// Asks for a row ahead of its use: rows of one head are too far apart for the hardware to guess the next one.

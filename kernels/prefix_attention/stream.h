@@ -1,6 +1,7 @@
 // A few queries against many keys: nothing is used often enough to be packed, and reading keys and values is all the time
-// there is. Keys are transposed in registers on their way into the products, values used where they lie; 16 rows at a
-// time and one head after the other, so that memory is read nearly in the order of its addresses.
+// there is. Keys are transposed in registers on their way into the products, values used where they lie; 8 rows at a time
+// and one head after the other, so that memory is read nearly in the order of its addresses. Not 16 rows: those of a cache
+// are often a multiple of 4 KiB apart, and of lines that far apart L1 holds 12.
 //
 // A number is the chain of multiply-adds that panel_gemm.h makes of it, in the same order: a decoded row has the bits of
 // the same row of a prefill.
@@ -9,109 +10,115 @@
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
+/// The rows [first, first + count) of a span that has `all` of them.
+struct SpanRows {
+  int64_t first, count, all;
+};
+
 /// `Math` as in panel_gemm.h; keys and values are rows of T: float, bf16 or int8_t.
 template <class Math>
 struct Stream {
   static constexpr int64_t kPerWord = PanelGemm<Math>::kPerWord;
-  static constexpr int64_t kRows = 16;                   // keys, and values, at a time: a chunk of FloatMath
-  static constexpr int kVectors = kWidth == 16 ? 8 : 4;  // vectors of an output row in registers
+  static constexpr int64_t kRows = 8;                       // keys, and values, at a time
+  static constexpr int64_t kStep = kWidth == 16 ? 32 : 16;  // words of the head dim at a time: one or two chunks
+  static constexpr int kVectors = kWidth == 16 ? 8 : 4;     // vectors of an output row in registers
+  static_assert(Math::kChunk == 16);
 
-  /// s[r][n] = a[r] . key[n] for n < kRows; a is words, s has rows of kSpan.
+  /// s[r][n] = a[r] . key[n] for n < kRows; a is words, filled up to kStep with zeros; s has rows of kSpan.
   template <class T>
   static void scores(float* s, const float* a, int64_t lda, int64_t rows, const T* const (&key)[kRows], int64_t offset,
                      int64_t dim) {
-    for (int64_t n = 0; n < kRows; n += kWidth) {
-      for (int64_t r = 0; r < rows; r += 4) {
-        const float* const a_r = a + r * lda;
-        float* const s_rn = s + r * kSpan + n;
-        switch (min_of(4, rows - r)) {
-          case 4:
-            scores_of<4>(s_rn, a_r, lda, key + n, offset, dim);
-            break;
-          case 3:
-            scores_of<3>(s_rn, a_r, lda, key + n, offset, dim);
-            break;
-          case 2:
-            scores_of<2>(s_rn, a_r, lda, key + n, offset, dim);
-            break;
-          default:
-            scores_of<1>(s_rn, a_r, lda, key + n, offset, dim);
-        }
-      }
-    }
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) scores_of<4>(s + r * kSpan, a + r * lda, lda, key, offset, dim);
+    for (; r < rows; ++r) scores_of<1>(s + r * kSpan, a + r * lda, lda, key, offset, dim);
   }
 
-  /// o[r] (+)= sum over j < count <= kRows of p[r][j] value[j]; p is words of the depth with rows of kSpan numbers.
+  /// o[r] (+)= sum over j < count of p[r][j] value[j]; p is words of the depth with rows of kSpan numbers. A chunk of the
+  /// depth that goes on with the next rows waits in `chunk`, which has rows as o.
   template <class T>
-  static void values(float* o, int64_t ldo, const float* p, int64_t rows, const T* const (&value)[kRows],
-                     int64_t offset, int64_t count, int64_t dim, bool accumulate) {
+  static void values(float* o, float* chunk, int64_t ldo, const float* p, int64_t rows, const T* const (&value)[kRows],
+                     int64_t offset, const SpanRows& part, int64_t dim) {
     for (int64_t r = 0; r < rows; ++r) {
+      const float* const p_r = p + r * kSpan / kPerWord;
+      float *const o_r = o + r * ldo, *const chunk_r = chunk + r * ldo;
       int64_t d = 0;
       for (; d + kVectors * kWidth <= dim; d += kVectors * kWidth) {
-        values_of<kVectors>(o + r * ldo + d, p + r * kSpan / kPerWord, value, offset + d, count, dim - d, accumulate);
+        values_of<kVectors>(o_r + d, chunk_r + d, p_r, value, offset + d, part, dim - d);
       }
-      for (; d < dim; d += 2 * kWidth) {
-        values_of<2>(o + r * ldo + d, p + r * kSpan / kPerWord, value, offset + d, count, dim - d, accumulate);
-      }
+      for (; d < dim; d += 2 * kWidth) values_of<2>(o_r + d, chunk_r + d, p_r, value, offset + d, part, dim - d);
     }
   }
 
  private:
+  template <class T>
+  LYNX_INLINE static Vec load_key(const T* key, int64_t step, int64_t dim) {
+    const int64_t left = dim - step * kPerWord;
+    return left >= kWidth * kPerWord ? Math::load_full(key + step * kPerWord)
+                                     : Math::load_words(key + step * kPerWord, left);
+  }
+
   template <int M, class T>
-  LYNX_INLINE static void scores_of(float* s, const float* a, int64_t lda, const T* const* key, int64_t offset,
+  LYNX_INLINE static void scores_of(float* s, const float* a, int64_t lda, const T* const (&key)[kRows], int64_t offset,
                                     int64_t dim) {
-    const int64_t steps = ceil_div(dim, kPerWord);
-    Vec total[M], chunk[M];
-    for (int m = 0; m < M; ++m) total[m] = chunk[m] = zero();
-    for (int64_t step = 0; step < steps; step += kWidth) {
-      const int64_t d = step * kPerWord;
-      Vec square[kWidth];
-      const int64_t count = min_of(kWidth, steps - step);
-      if (dim - d >= kWidth * kPerWord) {
-        for (int i = 0; i < kWidth; ++i) square[i] = Math::load_full(key[i] + offset + d);
-        transpose(square);
-        for (int i = 0; i < kWidth; ++i) add_step<M>(chunk, a + step + i, lda, square[i]);
-      } else {
-        for (int i = 0; i < kWidth; ++i) square[i] = Math::load_words(key[i] + offset + d, dim - d);
-        transpose(square);
-        for (int i = 0; i < kWidth; ++i) {
-          if (i < count) add_step<M>(chunk, a + step + i, lda, square[i]);
+    __m256 total[M];
+    for (int64_t step = 0; step * kPerWord < dim; step += kStep) {
+      Vec sum[M];
+      for (int m = 0; m < M; ++m) sum[m] = zero();
+#if defined(__AVX512F__)
+      Vec square[kWidth];  // two chunks side by side: lanes 0-7 are the keys in one, 8-15 in the next
+      for (int i = 0; i < kRows; ++i) square[i] = load_key(key[i] + offset, step, dim);
+      for (int i = 0; i < kRows; ++i) square[kRows + i] = load_key(key[i] + offset, step + kWidth, dim);
+      transpose(square);
+      for (int i = 0; i < kWidth; ++i) {
+        for (int m = 0; m < M; ++m) {
+          const float* const a_m = a + m * lda + step + i;
+          const Vec both = _mm512_mask_mov_ps(set1(a_m[0]), 0xff00, set1(a_m[kWidth]));
+          sum[m] = Math::multiply_add(both, square[i], sum[m]);
         }
       }
-      const int64_t done = step + count;
-      if (done % Math::kChunk != 0 && done < steps) continue;
       for (int m = 0; m < M; ++m) {
-        total[m] = done <= Math::kChunk ? chunk[m] : add(total[m], chunk[m]);
-        chunk[m] = zero();
+        const __m256 first = _mm512_castps512_ps256(sum[m]);
+        total[m] = _mm256_add_ps(step == 0 ? first : _mm256_add_ps(total[m], first), _mm512_extractf32x8_ps(sum[m], 1));
       }
+#else
+      for (int64_t half = 0; half < kStep; half += kWidth) {
+        Vec square[kWidth];
+        for (int i = 0; i < kRows; ++i) square[i] = load_key(key[i] + offset, step + half, dim);
+        transpose(square);
+        for (int i = 0; i < kWidth; ++i) {
+          for (int m = 0; m < M; ++m) {
+            sum[m] = Math::multiply_add(set1(a[m * lda + step + half + i]), square[i], sum[m]);
+          }
+        }
+      }
+      for (int m = 0; m < M; ++m) total[m] = step == 0 ? sum[m] : add(total[m], sum[m]);
+#endif
     }
-    for (int m = 0; m < M; ++m) store(s + m * kSpan, total[m]);
+    for (int m = 0; m < M; ++m) _mm256_storeu_ps(s + m * kSpan, total[m]);
   }
 
-  template <int M>
-  LYNX_INLINE static void add_step(Vec (&sum)[M], const float* a, int64_t lda, Vec keys) {
-    for (int m = 0; m < M; ++m) sum[m] = Math::multiply_add(set1(a[m * lda]), keys, sum[m]);
-  }
-
-  /// Chains that are longer than kRows go on from o; chunks of kRows are added to it.
   template <int N, class T>
-  LYNX_INLINE static void values_of(float* o, const float* p, const T* const* value, int64_t offset, int64_t count,
-                                    int64_t dim, bool accumulate) {
-    constexpr bool kChained = Math::kKeyChunk * kPerWord > kRows;
+  LYNX_INLINE static void values_of(float* o, float* chunk, const float* p, const T* const* value, int64_t offset,
+                                    const SpanRows& part, int64_t dim) {
+    constexpr int64_t kChunkRows = min_of(Math::kKeyChunk * kPerWord, kSpan);
+    const bool starts = part.first % kChunkRows == 0;
+    const bool ends = (part.first + kRows) % kChunkRows == 0 || part.first + kRows >= part.all;
     Vec sum[N];
-    for (int n = 0; n < N; ++n) sum[n] = kChained && accumulate ? load(o + n * kWidth) : zero();
-    constexpr bool full = N == kVectors;
-    for (int64_t step = 0; step * kPerWord < count; ++step) {
+    for (int n = 0; n < N; ++n) sum[n] = starts ? zero() : load(chunk + n * kWidth);
+    for (int64_t step = 0; step * kPerWord < part.count; ++step) {
       const Vec p_step = set1(p[step]);
       for (int n = 0; n < N; n += kPerWord) {
+        constexpr bool kFull = N == kVectors;
+        const int64_t left = kFull ? kWidth * kPerWord : dim - n * kWidth;
         Vec words[kPerWord];
-        Math::load_depth(words, value, step, count, offset + n * kWidth, full ? kPerWord * kWidth : dim - n * kWidth);
+        Math::load_depth(words, value, step, part.count, offset + n * kWidth, left);
         for (int i = 0; i < kPerWord; ++i) sum[n + i] = Math::multiply_add(p_step, words[i], sum[n + i]);
       }
     }
+    const bool adds = ends && part.first >= kChunkRows;
+    float* const out = ends ? o : chunk;
     for (int n = 0; n < N && n * kWidth < dim; ++n) {
-      float* const o_n = o + n * kWidth;
-      store(o_n, !kChained && accumulate ? add(load(o_n), sum[n]) : sum[n]);
+      store(out + n * kWidth, adds ? add(load(o + n * kWidth), sum[n]) : sum[n]);
     }
   }
 };
