@@ -112,6 +112,23 @@ def test_chunks_give_what_one_product_gives(
         torch.testing.assert_close(gradient.float(), truth.float(), rtol=tolerance, atol=tolerance * 0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_head_gives_the_same_bits(backend: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 40, generator=generator).to(dtype) for n in (5, 77))
+    labels = torch.tensor([1, -100, 76, 3, 0])
+    runs = [
+        loss_and_gradient(ops.fused_linear_cross_entropy, hidden, head, labels, out_features=77, backend=backend)
+        for head in (weight, ops.pack_linear(weight))
+    ]
+    if backend == registry.REFERENCE:  # torch's product on one side, linear's on the other
+        torch.testing.assert_close(*runs, rtol=3e-2, atol=2e-2)
+    else:
+        assert all(map(torch.equal, *runs))
+    with pytest.raises(LynxError, match="a packed weight needs out_features"):
+        ops.fused_linear_cross_entropy(hidden, ops.pack_linear(weight), labels)
+
+
 def test_a_frozen_head_gets_no_gradient(backend: str) -> None:
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(50, 8)
     loss = ops.fused_linear_cross_entropy(hidden, weight, torch.tensor([1, -100, -100, 49]), backend=backend)

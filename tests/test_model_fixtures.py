@@ -111,7 +111,7 @@ TRAINING = [
 RECORDED_PATH = {"image_leftpad": MIXED, "video": DIRECT}
 
 
-def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, **loss_options) -> Tensor:
+def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, fused: bool, **loss_options) -> Tensor:
     tensors = recorded_case.tensors("train")
     videos = images = None
     if batch == "video":
@@ -120,18 +120,21 @@ def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, 
         images = recorded_case.tensors("act_batch3")["vision"].float()
     vision = model.encode_mixed(images, videos, release_compat=path == MIXED)
     inputs = [tensors[f"{batch}.{name}"] for name in ("input_ids", "input_atts")]
-    return model(*inputs, vision=vision, labels=tensors[f"{batch}.labels"], **loss_options).loss
+    function = model.loss if fused else model
+    output = function(*inputs, vision=vision, labels=tensors[f"{batch}.labels"], **loss_options)
+    return output if fused else output.loss
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["forward", "loss"])
 @pytest.mark.parametrize(("name", "batch", "path", "smoothing"), TRAINING)
-def test_losses_and_gradients(fixtures_dir, float32_backend, name, batch, path, smoothing):
+def test_losses_and_gradients(fixtures_dir, float32_backend, name, batch, path, smoothing, fused):
     recorded_case = case(fixtures_dir / name)
     model = build_model(recorded_case)
     run = f"{batch}.{path}.ls{smoothing}"
     expected = recorded_case.json("train")[run]
-    loss = training_loss(recorded_case, model, batch, path, label_smoothing=smoothing)
+    loss = training_loss(recorded_case, model, batch, path, fused, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
-    losses = training_loss(recorded_case, model, batch, path, label_smoothing=smoothing, reduction="none")
+    losses = training_loss(recorded_case, model, batch, path, False, label_smoothing=smoothing, reduction="none")
     want = recorded_case.tensors("train")[f"{run}.loss_none"]
     assert (losses.detach().view_as(want) - want).abs().max() <= 5e-4
 

@@ -31,7 +31,7 @@ TESTED: tuple[tuple[int, int, Options], ...] = (
 )
 FUSED: tuple[tuple[int, int, int, Options], ...] = (
     # T, V, D, options
-    (1, 64, 8, {}),
+    (4, 64, 8, {}),
     (9, 65, 24, {"label_smoothing": 0.1}),
     (63, 301, 33, {"reduction": "sum"}),
     (40, 3001, 16, {"label_smoothing": 0.1}),

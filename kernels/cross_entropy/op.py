@@ -12,7 +12,7 @@ from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Op, define, tensor_refusals
 
-from .fused import fused_native, fused_reference
+from .fused import check_shapes, fused_native, fused_reference
 from .reference import cross_entropy_backward_reference, cross_entropy_reference, softmax_stats_reference
 
 __all__ = ["cross_entropy", "fused_linear_cross_entropy"]
@@ -45,6 +45,7 @@ def fused_linear_cross_entropy(
     weight: Tensor,
     labels: Tensor,
     *,
+    out_features: int | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -52,13 +53,18 @@ def fused_linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(hidden @ weight.T, labels) without ever holding all logits; gradients for hidden and weight.
 
-    hidden [T, D], weight [V, D], labels int64 [T]; options as in `cross_entropy`, reduction "mean" or "sum". Rows that
-    do not count are left out of the products. The gradients are computed in the forward pass, chunk by chunk while the
-    chunk's logits are there (Liger Kernel, arXiv 2410.10989, section 3.2), and only for what requires them.
-    LynxError: as `cross_entropy`.
+    hidden [T, D]; weight [V, D], or what `pack_linear` made of it with out_features = V, which gets no gradient; labels
+    int64 [T]; options as in `cross_entropy`, reduction "mean" or "sum". Rows that do not count are left out of the
+    products. The gradients are computed in the forward pass, chunk by chunk while the chunk's logits are there (Liger
+    Kernel, arXiv 2410.10989, section 3.2), and only for what requires them. The products are those of `linear`.
+    LynxError: as `cross_entropy`; a packed weight that requires a gradient or comes without out_features.
     """
     _check_options("fused_linear_cross_entropy", reduction, ("mean", "sum"), label_smoothing)
-    options = (ignore_index, label_smoothing, reduction)
+    if weight.dim() == 2:
+        out_features = weight.shape[0]
+    elif out_features is None or weight.requires_grad:
+        raise LynxError("fused_linear_cross_entropy: a packed weight needs out_features and has no gradient")
+    options = (out_features, ignore_index, label_smoothing, reduction)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _FusedLinearCrossEntropy.apply(hidden, weight, labels, *options, backend)
     return _fused(hidden, weight, labels, *options, False, False, backend)[0]
@@ -93,7 +99,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         gradients = _fused_backward(d_loss, *ctx.saved_tensors, ctx.backend)
-        return (*(g if asked else None for g, asked in zip(gradients, ctx.asked, strict=True)), *[None] * 5)
+        return (*(g if asked else None for g, asked in zip(gradients, ctx.asked, strict=True)), *[None] * 6)
 
 
 def _check_options(op: str, reduction: str, reductions: tuple[str, ...], label_smoothing: float) -> None:
@@ -177,10 +183,7 @@ def _fake_backward(d_loss: Tensor, logits: Tensor, *_: Any) -> Tensor:
 
 
 def _fake_fused(hidden: Tensor, weight: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    contract = Contract("fused_linear_cross_entropy")
-    contract.expect("hidden", hidden, "T D")
-    contract.expect("weight", weight, "V D")
-    contract.expect("labels", labels, "T")
+    check_shapes(hidden, weight, labels)
     *_, of_hidden, of_weight, _ = options
     return (
         hidden.new_empty(()),
@@ -220,8 +223,8 @@ _backward: Callable[..., Tensor] = define(
     _fake_backward,
 )
 _fused: Callable[..., tuple[Tensor, Tensor, Tensor]] = define(
-    f"fused_linear_cross_entropy(Tensor hidden, Tensor weight, Tensor labels, {_OPTIONS}, bool of_hidden,"
-    " bool of_weight, str backend) -> (Tensor, Tensor, Tensor)",
+    f"fused_linear_cross_entropy(Tensor hidden, Tensor weight, Tensor labels, int out_features, {_OPTIONS},"
+    " bool of_hidden, bool of_weight, str backend) -> (Tensor, Tensor, Tensor)",
     lambda *args: _fused_op(args[-1], *args[:-1]),
     _fake_fused,
 )

@@ -105,6 +105,4 @@ _LANGUAGE, _VISION, _PRETRAIN, _FINETUNE = 2200, 3200, 1800, 2800
 
 
 def _loss(model: LynxModel, rows: Rows, **pixels: Tensor) -> Tensor:
-    loss = model(rows.input_ids, labels=rows.labels, **pixels).loss
-    assert loss is not None
-    return loss
+    return model.loss(rows.input_ids, labels=rows.labels, images=pixels.get("images"), videos=pixels.get("videos"))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import ops
 from ..config import LynxConfig
 from ..errors import LynxError
 from .decoder import Cache, LlamaForCausalLM
@@ -141,23 +142,58 @@ class LynxModel(nn.Module):
         """
         if vision is None:
             vision = self.encode_mixed(images, videos)
-        inputs_embeds = self.embed(input_ids, vision)
-        num_vision_tokens = 0 if vision is None else vision.shape[1]
-        if attention_mask is not None:
-            attention_mask = F.pad(attention_mask, (num_vision_tokens, 0), value=1)
-        hidden = self.decode(inputs_embeds, attention_mask, position_ids, num_vision_tokens=num_vision_tokens)
-        logits = self.logits(hidden)
+        logits = self.logits(self._hidden(input_ids, attention_mask, vision, position_ids))
         if labels is None:
             return LynxOutput(logits)
-        labels = F.pad(labels, (logits.shape[1] - labels.shape[1], 0), value=IGNORE_INDEX)
-        loss = F.cross_entropy(
-            logits[:, :-1].flatten(0, 1),
-            labels[:, 1:].flatten(),
+        loss = ops.cross_entropy(
+            logits.flatten(0, 1),
+            _next_labels(labels, logits.shape[1]).flatten(),
             ignore_index=IGNORE_INDEX,
             label_smoothing=label_smoothing,
             reduction=reduction,
         )
+        if reduction == "none":
+            loss = loss.view(logits.shape[:2])[:, :-1].flatten()
         return LynxOutput(logits, loss)
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        labels: Tensor,
+        images: Tensor | None = None,
+        videos: Tensor | None = None,
+        vision: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """The mean loss that `forward` gives; logits of positions that do not count are never computed."""
+        if vision is None:
+            vision = self.encode_mixed(images, videos)
+        hidden = self._hidden(input_ids, attention_mask, vision, position_ids)
+        return ops.fused_linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.LLM.lm_head.weight,
+            _next_labels(labels, hidden.shape[1]).flatten(),
+            out_features=self.config.llm.vocab_size,
+            ignore_index=IGNORE_INDEX,
+            label_smoothing=label_smoothing,
+        )
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        vision: Tensor | None,
+        position_ids: Tensor | None,
+    ) -> Tensor:
+        """Hidden states [B, L + T, H] of [vision tokens | text]; the mask is the text's."""
+        num_vision_tokens = 0 if vision is None else vision.shape[1]
+        if attention_mask is not None:
+            attention_mask = F.pad(attention_mask, (num_vision_tokens, 0), value=1)
+        embeds = self.embed(input_ids, vision)
+        return self.decode(embeds, attention_mask, position_ids, num_vision_tokens=num_vision_tokens)
 
     def _encode_frames(self, pixels: Tensor) -> Tensor:
         """[B, F, ...] pixels to [B, F * N, Dv] vision tokens with frame positions."""
@@ -176,3 +212,8 @@ class LynxModel(nn.Module):
             raise LynxError(
                 f"{name} must be {pixels.dtype} [B, {', '.join(map(str, wanted))}], got {list(pixels.shape)}"
             )
+
+
+def _next_labels(labels: Tensor, length: int) -> Tensor:
+    """labels [B, T] of the last T of `length` positions -> [B, length]: of each position, the token that follows it."""
+    return F.pad(labels[:, 1:], (length - labels.shape[1], 1), value=IGNORE_INDEX)
