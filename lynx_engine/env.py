@@ -1,6 +1,7 @@
 """The environment variables that lynx_engine reads, all of them here. A bad value is a LynxError that names it.
 
-LYNX_BACKEND      backend of every op instead of "auto"; several, separated by commas, are tried in that order
+LYNX_BACKEND      backend of every op instead of "auto"; several, separated by commas, are tried in that order, those
+                  that an op has (cpu_amx,cpu_avx512: tiles, and AVX-512 in ops that multiply no matrices)
 LYNX_CPU_ISA      avx2, avx512, avx512_bf16 or amx: use no instruction set above this one
 LYNX_NUM_THREADS  threads of the CPU kernels; default: the processors that this process may run on
 LYNX_EMULATE_AMX  1: `cpu_amx` runs on emulated tiles where the machine has none (slow; it proves the kernels)

@@ -96,11 +96,16 @@ class Op:
         return tuple(candidate for candidate in self.candidates("auto") if not candidate.machine_refusals())
 
     def candidates(self, backend: str) -> tuple[Backend, ...]:
-        """The backends that `backend` allows, in the order to try: all for "auto", unless LYNX_BACKEND says which."""
+        """The backends that `backend` allows, in the order to try: all for "auto", unless LYNX_BACKEND says which.
+
+        Of several names in LYNX_BACKEND those count that the op has: not every op has one for every instruction set.
+        """
         names = settings().backends if backend == "auto" else (backend,)
         if not names:
             return self.backends
         known = {b.name: b for b in self.backends}
+        if len(names) > 1 and any(name in known for name in names):
+            names = tuple(name for name in names if name in known or not _some_op_has(name))
         for name in names:
             if name not in known:
                 here = f"backends here: auto, {', '.join(known)}{native.why_no_kernels()}"
@@ -125,6 +130,10 @@ _OPS: dict[str, Op] = {}
 def ops() -> dict[str, Op]:
     """Every op that has been imported, by name (`import lynx_engine.ops` imports all)."""
     return dict(_OPS)
+
+
+def _some_op_has(name: str) -> bool:
+    return any(backend.name == name for op in _OPS.values() for backend in op.backends)
 
 
 def refresh() -> None:

@@ -57,6 +57,15 @@ def test_auto_takes_the_first_that_can(doubling: Op) -> None:
     assert doubling("auto", 40) == ("reference", 80)
 
 
+def test_environment_names_count_where_an_op_has_them(doubling: Op, environment: Setter) -> None:
+    """Names that other ops have are passed over; a name that no op has is a mistake."""
+    environment(LYNX_BACKEND="cpu_avx2,reference")
+    assert doubling("auto", 4) == ("reference", 8)
+    environment(LYNX_BACKEND="cpu_avx3,reference")
+    with pytest.raises(LynxError, match="unknown backend 'cpu_avx3'"):
+        doubling("auto", 4)
+
+
 def test_a_named_backend_runs_or_raises_with_every_reason(doubling: Op) -> None:
     assert doubling("reference", 4) == ("reference", 8)
     with pytest.raises(LynxError, match=r"^doubling: small: 40 is large$"):
