@@ -62,16 +62,22 @@ class Generation(Sequence[Answer]):
 
 
 class Lynx:
-    """A loaded Lynx: `model` (nn.Module), `tokenizer` (None when only tensors were given), `config`."""
+    """A loaded Lynx: `model` (nn.Module), `tokenizer` (None when only tensors were given), `config`.
+
+    Frozen weights in CPU memory are packed for the kernels, in place of those that `model` had (`LynxModel.pack`).
+    """
 
     def __init__(self, model: LynxModel, tokenizer: Tokenizer | None = None) -> None:
-        self.model = model.eval()
+        self.model = model.eval().pack()
         self.tokenizer = tokenizer
         self.config: LynxConfig = model.config
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: Dtype | None = None) -> Lynx:
-        """Open a folder written by `lynx-engine convert`, memory-mapped. `dtype` None keeps the stored one."""
+        """Open a folder written by `lynx-engine convert`. `dtype` None keeps the stored one.
+
+        Files are memory-mapped; what the CPU kernels want packed is read and packed tensor by tensor.
+        """
         return cls(weights.load_folder(folder, _torch_dtype(dtype)), Tokenizer.from_folder(folder))
 
     @classmethod
@@ -101,8 +107,8 @@ class Lynx:
             overrides=overrides,
             release_compat=release_compat,
         )
-        tensors = dict(release.tensors(_torch_dtype(dtype) or torch.float32))
-        return cls.from_state_dict(release.config, tensors, Tokenizer.from_folder(release.tokenizer_folder))
+        model = release.model(_torch_dtype(dtype) or torch.float32)
+        return cls(model, Tokenizer.from_folder(release.tokenizer_folder))
 
     @classmethod
     def from_state_dict(

@@ -74,8 +74,14 @@ def config_from_manifest(values: dict[str, Any]) -> LynxConfig:
     )
 
 
-def build_model(recorded: Case) -> LynxModel:
+def build_model(recorded: Case, *, packed: bool = False) -> LynxModel:
     """The recorded model, ready to run: from its weights, or for T4 from the authors' three files."""
+    model = _build(recorded)
+    model.freeze()
+    return model.pack() if packed else model.unpack()
+
+
+def _build(recorded: Case) -> LynxModel:
     if not (recorded.folder / "weights.safetensors").exists():
         return Lynx.from_release(
             vision=recorded.folder / "data/eva_vit_g.pth",
@@ -88,5 +94,4 @@ def build_model(recorded: Case) -> LynxModel:
         model = LynxModel(recorded.config)
     weights = {name: tensor for name, tensor in recorded.weights().items() if not name.endswith("inv_freq")}
     model.load_state_dict(weights, assign=True)
-    model.freeze()
     return model

@@ -27,10 +27,19 @@ class NaiveCache:
         self.layers = [None if held is None else (held[0][parents], held[1][parents]) for held in self.layers]
 
 
+def update(cache: KVCache, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Write k and v where the cache wants them; all that it holds then."""
+    keys, values, starts = cache.reserve(layer, k)
+    assert starts.tolist() == [cache.length] * k.shape[0]
+    end = cache.length + k.shape[1]
+    keys[:, cache.length : end], values[:, cache.length : end] = k, v
+    return keys[:, :end], values[:, :end]
+
+
 def append(cache: KVCache, naive: NaiveCache, rows: int, num_tokens: int) -> None:
     for layer in range(LAYERS):
         k, v = torch.randn(2, rows, num_tokens, HEADS, DIM)
-        got, wanted = cache.update(layer, k, v), naive.update(layer, k, v)
+        got, wanted = update(cache, layer, k, v), naive.update(layer, k, v)
         assert torch.equal(got[0], wanted[0])
         assert torch.equal(got[1], wanted[1])
     cache.advance(num_tokens)
@@ -70,10 +79,10 @@ def test_rows_of_another_prompt_move_whole() -> None:
 def test_unmoved_rows_are_appended_in_place() -> None:
     cache = KVCache(1)
     k = torch.randn(2, 3, HEADS, DIM)
-    before, _ = cache.update(0, k, k)
+    before, _ = update(cache, 0, k, k)
     cache.advance(3)
     cache.reorder([0, 1])
-    after, _ = cache.update(0, k[:, :1], k[:, :1])
+    after, _ = update(cache, 0, k[:, :1], k[:, :1])
     assert after.data_ptr() == before.data_ptr()
     assert torch.equal(after[:, :3], k)
     assert cache.length == 3

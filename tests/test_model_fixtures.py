@@ -41,13 +41,17 @@ def module_of(model: LynxModel, name: str) -> nn.Module | None:
 
 
 def record(model: LynxModel, names: list[str], run) -> dict[str, Tensor]:
-    """Outputs of the modules behind `names` while `run()` runs."""
+    """What the modules behind `names` compute while `run()` runs, without the residual that they add to it."""
     seen: dict[str, Tensor] = {}
     hooks = []
     for name in names:
         module = module_of(model, name)
         if module is not None:
-            hooks.append(module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out)))
+
+            def keep(_module, _inputs, options, out, name=name):
+                seen[name] = out if options.get("residual") is None else out - options["residual"]
+
+            hooks.append(module.register_forward_hook(keep, with_kwargs=True))
     run()
     for hook in hooks:
         hook.remove()
@@ -70,10 +74,11 @@ ACTIVATIONS = [
 ]
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize(("name", "inputs"), ACTIVATIONS)
-def test_activations(fixtures_dir, float32_backend, name, inputs):
+def test_activations(fixtures_dir, float32_backend, name, inputs, packed):
     recorded_case = case(fixtures_dir / name)
-    model = build_model(recorded_case)
+    model = build_model(recorded_case, packed=packed)
     acts = recorded_case.tensors(inputs)
     with torch.no_grad():
         seen = record(model, list(acts), lambda: prefill(model, acts, position_ids=acts["position_ids"]))
@@ -125,11 +130,11 @@ def training_loss(recorded_case: Case, model: LynxModel, batch: str, path: str, 
     return output if fused else output.loss
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["forward", "loss"])
+@pytest.mark.parametrize(("fused", "packed"), [(False, False), (True, True)], ids=["forward", "loss, packed"])
 @pytest.mark.parametrize(("name", "batch", "path", "smoothing"), TRAINING)
-def test_losses_and_gradients(fixtures_dir, float32_backend, name, batch, path, smoothing, fused):
+def test_losses_and_gradients(fixtures_dir, float32_backend, name, batch, path, smoothing, fused, packed):
     recorded_case = case(fixtures_dir / name)
-    model = build_model(recorded_case)
+    model = build_model(recorded_case, packed=packed)
     run = f"{batch}.{path}.ls{smoothing}"
     expected = recorded_case.json("train")[run]
     loss = training_loss(recorded_case, model, batch, path, fused, label_smoothing=smoothing)

@@ -84,7 +84,7 @@ def load_subject(preset: str, dtype: str, device: str, parts: tuple[str, ...]) -
     config = preset_config(preset)
     _check_memory(config, preset, dtype, device, parts)
     model = _shipped(dtype) if preset == "demo" else _random(config, DTYPES[dtype], device)
-    return Subject(preset, model.to(device).eval(), dtype, device)
+    return Subject(preset, model.to(device).eval().pack(), dtype, device)
 
 
 def preset_config(preset: str) -> LynxConfig:

@@ -22,7 +22,14 @@ from lynx_engine import get_num_threads
 from lynx_engine.errors import LynxError
 from lynx_engine.generate import search
 from lynx_engine.model.adapter import Adapter
-from lynx_engine.model.decoder import LlamaAttention, LlamaForCausalLM, LlamaLayer, apply_rope, rope_tables
+from lynx_engine.model.decoder import (
+    LlamaAttention,
+    LlamaForCausalLM,
+    LlamaLayer,
+    LlamaMLP,
+    RMSNorm,
+    rope_tables,
+)
 
 if TYPE_CHECKING:
     from bench.parts.subject import Subject
@@ -46,9 +53,9 @@ class _Decoder(nn.Module):
         self.llm = llm
         positions = torch.arange(config.max_position_embeddings)
         # tables, not angles: a bfloat16 graph rounds those too, and behind 288 positions the logits had cosine 0.68
-        cos_1S1D, sin_1S1D = rope_tables(positions[None], config.head_dim, config.rope_theta, torch.float32)
-        self.register_buffer("cos", cos_1S1D[0, :, 0])
-        self.register_buffer("sin", sin_1S1D[0, :, 0])
+        cos_1SD, sin_1SD = rope_tables(positions[None], config.head_dim, config.rope_theta, torch.float32)
+        self.register_buffer("cos", cos_1SD[0])
+        self.register_buffer("sin", sin_1SD[0])
 
     def forward(self, embeds: Tensor, beam_idx: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, V] of the last position, then keys and values of every layer; row i continues beam_idx[i]."""
@@ -59,24 +66,38 @@ class _Decoder(nn.Module):
         present: list[Tensor] = []
         for layer in cast("list[LlamaLayer]", list(self.llm.model.layers)):
             held = [tensor.index_select(0, beam_idx) for tensor in cache[len(present) : len(present) + 2]]
-            attended, kept = _attention(layer.self_attn, layer.input_layernorm(x), rope, mask, held)
+            attended, kept = _attention(layer.self_attn, _rms_norm(layer.input_layernorm, x), rope, mask, held)
             x = x + attended
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + _mlp(layer.mlp, _rms_norm(layer.post_attention_layernorm, x))
             if isinstance(layer.output_adapter, Adapter):
                 x = _adapter(layer.output_adapter, x)
             present += kept
-        return self.llm.lm_head(self.llm.model.norm(x[:, -1])), *present
+        return F.linear(_rms_norm(self.llm.model.norm, x[:, -1]), self.llm.lm_head.weight), *present
+
+
+def _rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
+    return norm.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps))
+
+
+def _apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _mlp(mlp: LlamaMLP, x: Tensor) -> Tensor:
+    gate, up = F.linear(x, mlp.gate_proj.weight), F.linear(x, mlp.up_proj.weight)
+    return F.linear(F.silu(gate) * up, mlp.down_proj.weight)
 
 
 def _attention(
     attn: LlamaAttention, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, held: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-    q, k, v = (project(x).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for project in projections)
-    q, k = apply_rope(q, *rope), torch.cat((held[0], apply_rope(k, *rope)), dim=2)
+    q, k, v = (F.linear(x, p.weight).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p in projections)
+    q, k = _apply_rope(q, *rope), torch.cat((held[0], _apply_rope(k, *rope)), dim=2)
     v = torch.cat((held[1], v), dim=2)
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attn.o_proj(o.transpose(1, 2).flatten(-2)), [k, v]
+    return F.linear(o.transpose(1, 2).flatten(-2), attn.o_proj.weight), [k, v]
 
 
 def _adapter(adapter: Adapter, x: Tensor) -> Tensor:

@@ -21,11 +21,15 @@ class KVCache:
         self._memory: Tensor | None = None
         self._prompt_length = 0
         self._prompts: list[int] = []  # of each row, the prompt it continues
+        self._layers: list[tuple[Tensor, Tensor]] = []  # views of the memory, keys and values of each
+        self._starts = torch.zeros(0, dtype=torch.int64)
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v [B, S, H, D] of one layer; returns views [B, length + S, H, D] of all its keys and values."""
-        rows, num_tokens = k.shape[:2]
-        end = self.length + num_tokens
+    def reserve(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where to write keys and values of k's shape [B, S, H, D]: the layer's memory of both, starts int64 [B].
+
+        Memory [B, capacity, H, D] holds `length` positions and has room for S more; `advance` makes them count.
+        """
+        rows, end = k.shape[0], self.length + k.shape[1]
         if self._memory is None:
             self._prompts = list(range(rows))
             self._memory = self._allocate(k, rows, end)
@@ -33,10 +37,10 @@ class KVCache:
             grown = self._allocate(k, rows, end)
             grown[:, :, :, : self.length] = self._memory[:, :, :rows, : self.length]
             self._memory = grown
-        held = self._memory[layer, :, :rows]
-        held[0, :, self.length : end] = k
-        held[1, :, self.length : end] = v
-        return held[0, :, :end], held[1, :, :end]
+        if layer == 0:  # the same for all layers of a step
+            self._starts = torch.full((rows,), self.length, device=k.device)
+            self._layers = [(held[0], held[1]) for held in self._memory[:, :, :rows].unbind()]
+        return *self._layers[layer], self._starts
 
     def advance(self, num_tokens: int) -> None:
         self.length += num_tokens

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import ops
 from ..config import LlamaConfig
 from .adapter import Adapter
+from .linear import Joint, Linear
 
 
 class Cache(Protocol):
@@ -21,8 +21,8 @@ class Cache(Protocol):
         """Positions held by every layer."""
         ...
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v [B, S, H, D] of one layer and return everything up to them."""
+    def reserve(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where k's shape [B, S, H, D] of keys and values goes: both memories [B, capacity, H, D], starts int64 [B]."""
         ...
 
     def advance(self, num_tokens: int) -> None:
@@ -31,7 +31,7 @@ class Cache(Protocol):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 and the product in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight; see `ops.rms_norm`."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -39,22 +39,15 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        return self.weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
 def rope_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, S, 1, D] of the half-split rotary embedding, computed in float32 and cast to `dtype`."""
+    """cos and sin [B, S, D] of the half-split rotary embedding, computed in float32 and cast to `dtype`."""
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[..., None].float() * (1.0 / theta**exponents)
-    angles = torch.cat((angles, angles), dim=-1)[:, :, None, :]
+    angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x * cos + rotate_half(x) * sin for x [B, S, H, D]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class LlamaAttention(nn.Module):
@@ -63,10 +56,11 @@ class LlamaAttention(nn.Module):
         dim = config.hidden_size
         self.layer = layer
         self.num_heads = config.num_heads
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim, bias=False)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.q_proj = Linear(dim, dim, bias=False)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim, bias=False)
+        self.o_proj = Linear(dim, dim, bias=False)
+        self._qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
 
     def forward(
         self,
@@ -75,12 +69,19 @@ class LlamaAttention(nn.Module):
         kv_mask: Tensor | None = None,
         prefix_lens: Tensor | None = None,
         cache: Cache | None = None,
+        *,
+        residual: Tensor | None = None,
     ) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
-        return self.o_proj(ops.prefix_attention(q, k, v, prefix_lens=prefix_lens, kv_mask=kv_mask).flatten(-2))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self._qkv(x))
+        if cache is None:
+            q, k = ops.rope(q, k, *rope)
+        else:
+            keys, values, starts = cache.reserve(self.layer, k)
+            q = ops.rope_append_kv(q, k, v, *rope, keys, values, starts=starts)
+            end = cache.length + x.shape[1]
+            k, v = keys[:, :end], values[:, :end]
+        out = ops.prefix_attention(q, k, v, prefix_lens=prefix_lens, kv_mask=kv_mask)
+        return self.o_proj(out.flatten(-2), residual=residual)
 
 
 class LlamaMLP(nn.Module):
@@ -88,12 +89,13 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self._gate_up = Joint(self.gate_proj, self.up_proj, gated=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        return self.down_proj(self._gate_up.swiglu(x), residual=residual)
 
 
 class LlamaLayer(nn.Module):
@@ -113,8 +115,8 @@ class LlamaLayer(nn.Module):
         prefix_lens: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, kv_mask, prefix_lens, cache)
-        x = x + self.mlp(self.post_attention_layernorm(x))
+        x = self.self_attn(self.input_layernorm(x), rope, kv_mask, prefix_lens, cache, residual=x)
+        x = self.mlp(self.post_attention_layernorm(x), residual=x)
         return x if self.output_adapter is None else self.output_adapter(x)
 
 
@@ -156,4 +158,4 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: LlamaConfig, adapter_layers: tuple[int, ...]) -> None:
         super().__init__()
         self.model = LlamaModel(config, adapter_layers)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from .. import ops
 from ..config import LynxConfig
 from ..errors import LynxError
 from .decoder import Cache, LlamaForCausalLM
+from .linear import pack_frozen, unpack_all
 from .resampler import Resampler
 from .vision import VisionEncoder
 
@@ -46,9 +48,32 @@ class LynxModel(nn.Module):
 
     def freeze(self, *, vision: bool = True, llm: bool = True) -> None:
         """Choose what trains: the bridge, adapters and frame positions always do."""
+        for part, frozen in ((self.vision_encoder, vision), (self.LLM, llm)):
+            if not frozen:
+                unpack_all(part)
         self.vision_encoder.requires_grad_(not vision)
         for name, parameter in self.LLM.named_parameters():
             parameter.requires_grad_(not llm or ".output_adapter." in name)
+
+    def pack(self) -> LynxModel:
+        """Pack the frozen linears for the CPU kernels, one at a time, in place of the weights they had; see `Linear`.
+
+        Results stay the same, but for gate and up of SwiGLU, which are no longer rounded on the way. `state_dict` gives
+        the weights as they were; `freeze` unpacks what is to train.
+        """
+        pack_frozen(self)
+        return self
+
+    def unpack(self) -> LynxModel:
+        """All weights as [N, K] again."""
+        unpack_all(self)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves and conversions: packed weights are unpacked for them, and packed again."""
+        packed = self.LLM.lm_head.packed
+        moved = super()._apply(fn, recurse)
+        return moved.pack() if packed else moved
 
     @property
     def dtype(self) -> torch.dtype:

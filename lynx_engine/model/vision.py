@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import ops
 from ..config import VisionConfig
+from .linear import Joint, Linear
 
 
 class PatchEmbed(nn.Module):
@@ -25,14 +25,15 @@ class VisionAttention(nn.Module):
         super().__init__()
         dim = config.hidden_size
         self.num_heads = config.num_heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim)
+        self.proj = Linear(dim, dim)
+        self._qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        q, k, v = (p(x_BTD).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return self.proj(ops.prefix_attention(q, k, v, causal=False).flatten(-2))
+    def forward(self, x_BTD: Tensor, *, norm: nn.LayerNorm | None = None, residual: Tensor | None = None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self._qkv(x_BTD, norm=norm))
+        return self.proj(ops.prefix_attention(q, k, v, causal=False).flatten(-2), residual=residual)
 
 
 class VisionMLP(nn.Module):
@@ -40,11 +41,11 @@ class VisionMLP(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, *, norm: nn.LayerNorm | None = None, residual: Tensor | None = None) -> Tensor:
+        return self.fc2(self.fc1(x, norm=norm, activation="gelu"), residual=residual)
 
 
 class VisionBlock(nn.Module):
@@ -56,8 +57,8 @@ class VisionBlock(nn.Module):
         self.mlp = VisionMLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = self.attn(x, norm=self.norm1, residual=x)
+        return self.mlp(x, norm=self.norm2, residual=x)
 
 
 class VisionEncoder(nn.Module):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..config import LlamaConfig, LynxConfig, VisionConfig
 from ..errors import LynxError
+from ..model import LynxModel
 from . import eva, trained
 from .files import Source, TensorFile
-from .fit import Plan, is_buffer, misfits, raise_misfits
+from .fit import Plan, is_buffer, load_tensors_into, meta_model, misfits, raise_misfits
 from .llama import LlamaFolder
 from .settings import Settings, read_settings
 
@@ -73,6 +74,10 @@ class Release:
             file = self.sources[names[0]].file
             if file is not None:
                 file.close()
+
+    def model(self, dtype: torch.dtype = torch.float32) -> LynxModel:
+        """The model, the only owner of its tensors."""
+        return load_tensors_into(meta_model(self.config), dict(self.tensors(dtype)), dtype=None)
 
     def _by_file(self) -> list[list[str]]:
         groups: dict[TensorFile | None, list[str]] = {}
