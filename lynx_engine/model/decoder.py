@@ -43,11 +43,41 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, S, D] of the half-split rotary embedding, computed in float32 and cast to `dtype`."""
+    """cos and sin [..., D] of the half-split rotary embedding, computed in float32 and cast to `dtype`."""
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[..., None].float() * (1.0 / theta**exponents)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class Rope:
+    """`rope_tables` of all positions up to some, made once: a decode step takes one row of them."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self.config = config
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def rows(self, begin: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [1, end - begin, D] of consecutive positions, in the dtype and on the device of `like`."""
+        cos, sin = self._up_to(end, like)
+        return cos[None, begin:end], sin[None, begin:end]
+
+    def at(self, position_ids: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, S, D] of any positions [B, S]."""
+        cos, sin = self._up_to(int(position_ids.max()) + 1 if position_ids.numel() else 0, like)
+        return cos[position_ids], sin[position_ids]
+
+    def _up_to(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        tables = self._tables
+        if tables is None or end > len(tables[0]) or tables[0].dtype != like.dtype or tables[0].device != like.device:
+            length = self.config.max_position_embeddings
+            while length < end:
+                length *= 2
+            with torch.inference_mode(False), torch.no_grad():  # training may save them for its backward pass
+                positions = torch.arange(length, device=like.device)
+                tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta, like.dtype)
+            self._tables = tables
+        return tables
 
 
 class LlamaAttention(nn.Module):
@@ -72,7 +102,7 @@ class LlamaAttention(nn.Module):
         *,
         residual: Tensor | None = None,
     ) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self._qkv(x))
+        q, k, v = self._qkv.heads(x, self.num_heads)
         if cache is None:
             q, k = ops.rope(q, k, *rope)
         else:
@@ -131,6 +161,7 @@ class LlamaModel(nn.Module):
             LlamaLayer(config, layer, adapter=layer in adapter_layers) for layer in range(config.num_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._rope = Rope(config)
 
     def forward(
         self,
@@ -142,9 +173,7 @@ class LlamaModel(nn.Module):
     ) -> Tensor:
         """`attention_mask` [B, past + S] with 0 at hidden keys; `position_ids` [B, S] default to past, past + 1, ..."""
         past = 0 if cache is None else cache.length
-        if position_ids is None:
-            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
-        rope = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
+        rope = self._rope.rows(past, past + x.shape[1], x) if position_ids is None else self._rope.at(position_ids, x)
         for layer in self.layers:
             x = layer(x, rope, attention_mask, prefix_lens, cache)
         if cache is not None:

@@ -97,6 +97,7 @@ class Joint:
         self._bias: Tensor | None = None
         self._views: tuple[Tensor, ...] = ()
         self._columns: list[tuple[int, int]] = []  # of each, the first in the joint product and how many
+        self._even = False  # all of one width, without padding
 
     def pack(self) -> None:
         """Pack all, if none of them is packed and all are frozen."""
@@ -108,7 +109,9 @@ class Joint:
             views = self._strips.unflatten(0, (-1, 2)).unbind(1)
         else:
             packed = [ops.pack_linear(weight) for weight in weights]
-            begins = [0, *itertools.accumulate(part.shape[0] * part.shape[2] for part in packed)]  # strips * 16
+            rows = [part.shape[0] * part.shape[2] for part in packed]  # strips of 16
+            begins = [0, *itertools.accumulate(rows)]
+            self._even = len({*rows, *(linear.out_features for linear in self.linears)}) == 1
             self._columns = [(b, linear.out_features) for b, linear in zip(begins, self.linears, strict=False)]
             self._strips = torch.cat(packed)
             self._bias = _joint_bias(self.linears, self._columns, begins[-1])
@@ -125,13 +128,28 @@ class Joint:
         y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
         return tuple(y.narrow(-1, begin, count) for begin, count in self._columns)
 
-    def swiglu(self, x: Tensor) -> Tensor:
-        """silu(gate(x)) * up(x) of a gated pair."""
+    def heads(self, x: Tensor, num_heads: int, *, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
+        """The same as [..., H, D]; for Linears of one width, two views of the joint product (a part alone takes three,
+        of 1 us each)."""
         strips = self._joint_strips()
-        if strips is not None:
-            return ops.linear(x, strips, out_features=self.linears[0].out_features, activation="gated_silu")
-        gate, up = (linear(x) for linear in self.linears)
-        return ops.swiglu(gate, up)
+        if strips is None or not self._even:
+            return [part.unflatten(-1, (num_heads, -1)) for part in self(x, norm=norm)]
+        y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
+        return y.view(*y.shape[:-1], len(self.linears), num_heads, -1).unbind(-3)
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """silu(gate(x)) * up(x) of a gated pair.
+
+        In the product's epilogue; but not where a gradient is wanted, which would compute the product once more.
+        """
+        strips, width = self._joint_strips(), self.linears[0].out_features
+        if strips is None:
+            gate, up = (linear(x) for linear in self.linears)
+            return ops.swiglu(gate, up)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return ops.linear(x, strips, out_features=width, activation="gated_silu")
+        gate, up = ops.linear(x, strips).view(-1, 2, strips.shape[2]).unbind(1)  # strip by strip
+        return ops.swiglu(gate, up).view(*x.shape[:-1], -1)[..., :width]
 
     def _joint_strips(self) -> Tensor | None:
         """The strips while every Linear still holds its view; loading, moving and unpacking replace the views."""

@@ -112,12 +112,12 @@ class LynxModel(nn.Module):
 
     def embed(self, input_ids: Tensor, vision: Tensor | None = None) -> Tensor:
         """[vision tokens | token embeddings]: [B, L + T, H]."""
-        vocab_size = self.config.llm.vocab_size
-        if input_ids.numel() and not (0 <= int(input_ids.min()) and int(input_ids.max()) < vocab_size):
-            raise LynxError(
-                f"input_ids must be in [0, {vocab_size}), got {int(input_ids.min())}..{int(input_ids.max())}"
-            )
-        text = self.LLM.model.embed_tokens(input_ids)
+        if not (input_ids.is_cpu or self._knows(input_ids)):
+            raise self._unknown_ids(input_ids)
+        try:
+            text = self.LLM.model.embed_tokens(input_ids)
+        except IndexError as error:  # on CPUs torch looks at every id itself
+            raise self._unknown_ids(input_ids) from error
         if vision is None:
             return text
         if vision.shape[0] != text.shape[0]:
@@ -219,6 +219,13 @@ class LynxModel(nn.Module):
             attention_mask = F.pad(attention_mask, (num_vision_tokens, 0), value=1)
         embeds = self.embed(input_ids, vision)
         return self.decode(embeds, attention_mask, position_ids, num_vision_tokens=num_vision_tokens)
+
+    def _knows(self, input_ids: Tensor) -> bool:
+        return bool(((input_ids >= 0) & (input_ids < self.config.llm.vocab_size)).all())
+
+    def _unknown_ids(self, input_ids: Tensor) -> LynxError:
+        got = f"{int(input_ids.min())}..{int(input_ids.max())}"
+        return LynxError(f"input_ids must be in [0, {self.config.llm.vocab_size}), got {got}")
 
     def _encode_frames(self, pixels: Tensor) -> Tensor:
         """[B, F, ...] pixels to [B, F * N, Dv] vision tokens with frame positions."""

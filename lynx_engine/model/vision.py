@@ -32,7 +32,7 @@ class VisionAttention(nn.Module):
         self._qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
 
     def forward(self, x_BTD: Tensor, *, norm: nn.LayerNorm | None = None, residual: Tensor | None = None) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self._qkv(x_BTD, norm=norm))
+        q, k, v = self._qkv.heads(x_BTD, self.num_heads, norm=norm)
         return self.proj(ops.prefix_attention(q, k, v, causal=False).flatten(-2), residual=residual)
 
 
