@@ -29,6 +29,12 @@ LYNX_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 LYNX_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
 /// 1 / a.
 LYNX_INLINE Vec reciprocal(Vec a) { return div(set1(1.0f), a); }
+/// 1 / a: the table of AVX2 has 11 bits, too few for bfloat16.
+LYNX_INLINE Vec coarse_reciprocal(Vec a) { return div(set1(1.0f), a); }
+/// a, but no further from 0 than `bound`; a NaN may become the bound.
+LYNX_INLINE Vec within(Vec a, Vec bound) {
+  return _mm256_min_ps(bound, _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), bound), a));
+}
 /// The larger lane; b where either is NaN.
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.

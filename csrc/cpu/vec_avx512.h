@@ -31,6 +31,10 @@ LYNX_INLINE Vec reciprocal(Vec a) {
   const Vec error = fnma(a, guess, set1(1.0f));
   return _mm512_mask3_fmadd_ps(guess, error, guess, _mm512_cmp_ps_mask(error, error, _CMP_ORD_Q));
 }
+/// 1 / a within 2^-14, in one instruction; 1 for 1, 0 for infinity.
+LYNX_INLINE Vec coarse_reciprocal(Vec a) { return _mm512_rcp14_ps(a); }
+/// a, but no further from 0 than `bound`; a NaN may become the bound.
+LYNX_INLINE Vec within(Vec a, Vec bound) { return _mm512_range_ps(a, bound, 2); }  // least magnitude, sign of a
 /// The larger lane; b where either is NaN.
 LYNX_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 /// The smaller lane; b where either is NaN.
