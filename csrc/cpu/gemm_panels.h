@@ -94,10 +94,14 @@ struct TransposedB {
       const int64_t present = N - s * kStripColumns - n;
       for (int64_t i = 0; i < depth; i += kStep) {
         Vec block[kWidth];
+        if (present >= kWidth && K - k - i >= kStep) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) {
-          block[j] = j < present ? read(rows + j * ld + i, K - k - i) : zero();
-          _mm_prefetch(rows + j * ld + i + kDepth, _MM_HINT_T1);
+          for (int j = 0; j < kWidth; ++j) {
+            block[j] = read(rows + j * ld + i, kStep);
+            _mm_prefetch(rows + j * ld + i + kDepth, _MM_HINT_T1);
+          }
+        } else {
+          for (int j = 0; j < kWidth; ++j) block[j] = j < present ? read(rows + j * ld + i, K - k - i) : zero();
         }
         transpose_vectors(block);
 #pragma GCC unroll 16
