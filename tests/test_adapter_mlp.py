@@ -60,7 +60,8 @@ def test_degenerate_sizes(backend: str, leading: tuple[int, ...], D: int, R: int
     """One channel (its LayerNorm is the bias), no bottleneck (y = x + s b), no channels, a single vector, no rows."""
     if backend not in ("cpu_amx", registry.REFERENCE) and native.isa_refusals(backend.removeprefix("cpu_")):
         pytest.skip(f"{backend} cannot run here")
-    dtype = torch.bfloat16 if backend == "cpu_amx" else torch.float32
+    takes = native.kernels("adapter_mlp").get(backend)
+    dtype = torch.float32 if takes is None or torch.float32 in takes[1] else torch.bfloat16
     if backend == "cpu_amx" and native.isa_refusals("amx"):
         pytest.skip("no AMX and nothing to emulate it with")
     tensors = arguments(leading, D, R, dtype)

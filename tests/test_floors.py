@@ -16,7 +16,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"env", "config", "eager", "_C"}),
     frozenset({"native"}),
-    frozenset({"registry", "contract", "cases"}),
+    frozenset({"registry", "contract", "cases", "packing"}),
     frozenset({"yardstick"}),
     frozenset({"kernels"}),
     frozenset({"ops"}),

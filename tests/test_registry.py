@@ -156,7 +156,7 @@ class TestCompiled:
 
     def test_preferred_instruction_sets_come_first(self) -> None:
         names = [backend.name for backend in registry.ops()["adapter_mlp"].backends]
-        assert names == ["cpu_amx", "cpu_avx512", "cpu_avx2", "reference"]
+        assert names == ["cpu_amx", "cpu_avx512_bf16", "cpu_avx512", "cpu_avx2", "reference"]
 
     def test_number_of_threads(self, environment: Setter) -> None:
         before = get_num_threads()

@@ -35,6 +35,13 @@ constexpr double kSerialWork = 4e5;  // operations, about 5 us: less is not wort
 
 LYNX_INLINE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 LYNX_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+LYNX_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
+/// Rows of a chunk: about equal chunks of kChunkRows at most, each of whole blocks, but for the last.
+LYNX_INLINE int64_t chunk_rows(int64_t rows) {
+  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
+  return chunks == 0 ? 0 : round_up((rows + chunks - 1) / chunks, kBlockRows);
+}
 
 /// Rows of operands, zeros from K to the next multiple of 32, an odd number of cache lines apart: rows that are 4 KB
 /// apart would share the sets of L1.
@@ -70,7 +77,7 @@ struct GemmScratch {
 /// Rows from `begin` on of a source as operands; see gemm_rows.h.
 template <class Source>
 void fill_rows(const Source& source, int64_t begin, const Rows& out) {
-  constexpr int64_t kRowsATask = 16;
+  constexpr int64_t kRowsATask = 32;
   const auto task = [&](int64_t index, int) {
     const int64_t m = index * kRowsATask, count = smaller(out.M - m, kRowsATask);
     source.fill(begin + m, count, out.data + m * out.ld, out.ld);
@@ -82,15 +89,24 @@ void fill_rows(const Source& source, int64_t begin, const Rows& out) {
   parallel_for((out.M + kRowsATask - 1) / kRowsATask, task, out.M * out.K > 8192);
 }
 
+/// One K block of the strips first .. first + strips of B, and what follows: the next K block, or strip `next` on.
+struct Step {
+  int64_t first, strips, next, k, depth, K;
+
+  LYNX_INLINE bool is_last() const { return k + depth == K; }
+};
+
 /// What the multiplication of one K block fetches of the next: all of each strip, or a half or a quarter where two or
 /// four blocks of rows can share the work.
 template <class B>
-LYNX_INLINE Ahead fetch_share(const char* const* next, int64_t block, int64_t blocks, int64_t depth) {
-  constexpr int64_t kStepBytes = kStepK * kStripColumns * B::kFetched;
+LYNX_INLINE Ahead fetch_share(const B& b, const Step& step, int64_t s, int64_t block, int64_t blocks) {
+  const char* next[2] = {};
   const int64_t shares = blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
+  constexpr int64_t kStepBytes = kStepK * kStripColumns * B::kFetched;
   if (kStepBytes == 0 || block >= shares) return {{next[0], next[1]}, 0};
-  const int64_t step = kStepBytes / shares, begin = block * step * (depth / kStepK);
-  return {{next[0] + begin, next[1] + begin}, step};
+  const int64_t bytes = kStepBytes / shares, begin = block * bytes * (step.depth / kStepK);
+  for (int64_t i = 0; i < kPanelStrips; ++i) next[i] = b.following(step, smaller(s + i, step.strips - 1)) + begin;
+  return {{next[0], next[1]}, bytes};
 }
 
 /// Columns of the strips first .. last of the product; `next` is the first strip of the task that follows.
@@ -98,30 +114,24 @@ template <class B, class Epilogue>
 void multiply_strips(const Rows& a, const B& b, int64_t N, int64_t first, int64_t last, int64_t next, float* sums,
                      Operand* panels, const Epilogue& epilogue) {
   const int64_t strips = last - first, width = round_up(strips, kPanelStrips) * kStripColumns;
-  const int64_t padded_K = round_up(a.K, kStepK), blocks = (a.M + kBlockRows - 1) / kBlockRows;
+  const int64_t blocks = (a.M + kBlockRows - 1) / kBlockRows;
   const Operand* slices[kGroupStrips + 1];
-  const char* coming[kGroupStrips + 1];
-  int64_t k = 0, depth;
+  Step step{first, strips, next, 0, 0, round_up(a.K, kStepK)};
   do {
-    depth = smaller(padded_K - k, kDepth);
-    const bool is_last = k + depth == padded_K;
-    for (int64_t s = 0; s < strips; ++s) {
-      slices[s] = b.slice(first + s, k, depth, panels + s * GemmScratch::kSliceElements);
-      coming[s] = reinterpret_cast<const char*>(is_last ? b.address(next + s, 0) : b.address(first + s, k + depth));
-    }
+    step.depth = smaller(step.K - step.k, kDepth);
+    b.prepare(step, panels, slices);
     slices[strips] = slices[strips - 1];  // fills a panel whose second strip does not exist
-    coming[strips] = coming[strips - 1];
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t m = block_begin(block, blocks, a.M), end = block_begin(block + 1, blocks, a.M);
       for (int64_t s = 0; s < strips; s += kPanelStrips) {
-        dot_block(end - m, a.data + m * a.ld + k, a.ld, slices + s, depth, sums + m * width + s * kStripColumns, width,
-                  k == 0, fetch_share<B>(coming + s, block, blocks, depth));
+        dot_block(end - m, a.data + m * a.ld + step.k, a.ld, slices + s, step.depth,
+                  sums + m * width + s * kStripColumns, width, step.k == 0, fetch_share(b, step, s, block, blocks));
       }
       const int64_t n = first * kStripColumns, count = smaller(N - n, width);
-      for (int64_t i = m; is_last && i < end; ++i) epilogue(i, n, count, sums + i * width);
+      for (int64_t i = m; step.is_last() && i < end; ++i) epilogue(i, n, count, sums + i * width);
     }
-    k += depth;
-  } while (k < padded_K);
+    step.k += step.depth;
+  } while (step.k < step.K);
 }
 
 /// The product of rows of operands with B, given to the epilogue from several threads.
@@ -131,7 +141,7 @@ void multiply(const Rows& a, const B& b, int64_t N, const GemmScratch& scratch, 
   // One panel a task where a task is one pass over B, so that B is read in long runs; else at least eight tasks a lane.
   // Tasks begin at even strips: an epilogue may pair neighbours.
   const int64_t shared = strips / (8 * scratch.lanes) / 2 * 2;
-  const int64_t group = a.M <= kBlockRows || shared < 2 ? 2 : smaller(shared, kGroupStrips);
+  const int64_t group = a.M <= kBlockRows || shared < 2 ? 2 : smaller(shared, B::kMostStrips);
   int64_t taken = 0;
   const auto lane = [&](int64_t index, int) {
     [[maybe_unused]] const TileScope tiles;

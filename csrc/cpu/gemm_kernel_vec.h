@@ -46,9 +46,8 @@ struct TileScope {};
 /// sums[i][0..32) (16 on AVX2) (+)= a[i] times the panel over `depth` values of k.
 /// Not inlined: where it was, gcc 12 spilled, and the product ran at 417 GFLOP/s instead of 470.
 template <int R>
-__attribute__((noinline))
-void dot_rows(const Operand* a, int64_t lda, const Operand* const* strips, int64_t depth, float* sums, int64_t ld,
-              bool first, Ahead ahead) {
+__attribute__((noinline)) void dot_rows(const Operand* a, int64_t lda, const Operand* const* strips, int64_t depth,
+                                        float* sums, int64_t ld, bool first, Ahead ahead) {
   // Both vectors of an AVX2 panel lie in one strip.
   const Operand *left = strips[0], *right = kPanelStrips == 2 ? strips[1] : left + kWidth;
   Vec sum[R][2];

@@ -5,10 +5,10 @@
 //   TransposedB<T>          bt [N, K]: y = x W^T by the weight itself
 //   PlainB<T>               b [K, N]: dx = dy W by the weight itself, dW = dy^T x
 //
-// slice(s, k, depth, scratch) gives the operands of columns 16 s .. 16 s + 16 and `depth` values of k, zeros beyond the
-// matrix. A source that is not read in place fills scratch, which stays in L2 for all rows of the task: one transpose of
-// 16 x 16 numbers costs 64 shuffles. address(s, k) says where the slice begins in memory, kFetched how many bytes of it
-// a number has, for fetching it early; 0 where it does not lie in one run.
+// prepare(step, scratch, slices) gives the operands of one K block of a task's strips, in place or in scratch, which stays in
+// L2 for all rows of the task; zeros beyond the matrix. It fetches what the next step reads, but for packed strips, which
+// the multiplication fetches: following(step, s) is where, kFetched how many bytes a number has there.
+// kMostStrips: of a task.
 #pragma once
 #include "gemm.h"
 #include "vec_transpose.h"
@@ -44,24 +44,32 @@ struct PackedB {
   const T* data;
   int64_t K;
 
-  static constexpr int64_t kFetched = sizeof(T);
-  LYNX_INLINE const T* address(int64_t s, int64_t k) const {
-    return data + (s * packed_depth<T>(K) + k) * kStripColumns;
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = sizeof(T);
+  LYNX_INLINE const T* strip(int64_t s, int64_t k) const { return data + (s * packed_depth<T>(K) + k) * kStripColumns; }
+  LYNX_INLINE const char* following(const Step& at, int64_t s) const {
+    return reinterpret_cast<const char*>(at.is_last() ? strip(at.next + s, 0) : strip(at.first + s, at.k + at.depth));
   }
-  LYNX_INLINE const Operand* slice(int64_t s, int64_t k, int64_t depth, Operand* scratch) const {
-    const T* strip = address(s, k);
-    if constexpr (same_type<T, Operand>) {
-      return strip;
-    } else {
-      for (int64_t i = 0; i < depth; i += 2) {
-        for (int64_t n = 0; n < kStripColumns; n += kWidth) {
-          Vec first, second;
-          widen_pairs(strip + i * kStripColumns + 2 * n, first, second);
-          store(scratch + i * kStripColumns + n, first);
-          store(scratch + (i + 1) * kStripColumns + n, second);
-        }
+  LYNX_INLINE void prepare(const Step& at, [[maybe_unused]] Operand* scratch, const Operand** slices) const {
+    for (int64_t s = 0; s < at.strips; ++s) {
+      const T* from = strip(at.first + s, at.k);
+      if constexpr (same_type<T, Operand>) {
+        slices[s] = from;
+      } else {
+        slices[s] = scratch + s * GemmScratch::kSliceElements;
+        widen(from, at.depth, scratch + s * GemmScratch::kSliceElements);
       }
-      return scratch;
+    }
+  }
+
+ private:
+  static LYNX_INLINE void widen(const bf16* from, int64_t depth, float* out) {
+    for (int64_t i = 0; i < depth; i += 2) {
+      for (int64_t n = 0; n < kStripColumns; n += kWidth) {
+        Vec first, second;
+        widen_pairs(from + i * kStripColumns + 2 * n, first, second);
+        store(out + i * kStripColumns + n, first);
+        store(out + (i + 1) * kStripColumns + n, second);
+      }
     }
   }
 };
@@ -85,43 +93,50 @@ struct TransposedB {
   const T* data;
   int64_t ld, N, K;
 
-  static constexpr int64_t kFetched = 0;
-  static constexpr int64_t kStep = kWidth * (same_type<Operand, bf16> ? 2 : 1);  // numbers of a row in a vector
-  LYNX_INLINE const T* address(int64_t, int64_t) const { return data; }
-  LYNX_INLINE const Operand* slice(int64_t s, int64_t k, int64_t depth, Operand* scratch) const {
-    for (int64_t n = 0; n < kStripColumns; n += kWidth) {
-      const T* rows = data + (s * kStripColumns + n) * ld + k;
-      const int64_t present = N - s * kStripColumns - n;
-      for (int64_t i = 0; i < depth; i += kStep) {
-        Vec block[kWidth];
-        if (present >= kWidth && K - k - i >= kStep) {
-#pragma GCC unroll 16
-          for (int j = 0; j < kWidth; ++j) {
-            block[j] = read(rows + j * ld + i, kStep);
-            _mm_prefetch(rows + j * ld + i + kDepth, _MM_HINT_T1);
-          }
-        } else {
-          for (int j = 0; j < kWidth; ++j) block[j] = j < present ? read(rows + j * ld + i, K - k - i) : zero();
-        }
-        transpose_vectors(block);
-#pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) {
-          store_operands(scratch + i * kStripColumns + j * kStep / kWidth * kStripColumns + n, block[j]);
-        }
+  // The rows of the following task are fetched while this one is turned: 4 strips of 4096 float32 numbers are 1 MB.
+  static constexpr int64_t kMostStrips = 4, kFetched = 0;
+  static constexpr int64_t kTurned = kWidth * (same_type<Operand, bf16> ? 2 : 1);  // numbers of a row in a vector
+  LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
+  LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
+    // In the order of memory, whatever the order in which the task reads them: 16 rows of this block at a time are 16
+    // places, too many for the hardware's prefetchers (17 GB/s at T = 1 on a Zen 5, 30 with this).
+    const T* ahead = data + at.next * kStripColumns * ld + at.strips * kStripColumns * at.k;
+    for (int64_t s = 0; s < at.strips; ++s, ahead += kStripColumns * at.depth) {
+      Operand* out = scratch + s * GemmScratch::kSliceElements;
+      for (int64_t n = 0; n < kStripColumns; n += kWidth) {
+        turn(at, (at.first + s) * kStripColumns + n, out + n, ahead + n * at.depth);
       }
+      slices[s] = out;
     }
-    return scratch;
   }
 
  private:
+  LYNX_INLINE void turn(const Step& at, int64_t n, Operand* out, const T* ahead) const {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    const T* rows = data + n * ld + at.k;
+    for (int64_t i = 0; i < at.depth; i += kTurned, ahead += kWidth * kTurned) {
+      const int64_t left = K - at.k - i;
+      Vec block[kWidth];
+      if (N - n >= kWidth && left >= kTurned) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kWidth; ++j) block[j] = read(rows + j * ld + i, kTurned);
+      } else {
+        for (int j = 0; j < kWidth; ++j) block[j] = j < N - n && left > 0 ? read(rows + j * ld + i, left) : zero();
+      }
+      for (int64_t line = 0; line < kWidth * kTurned; line += kLine) _mm_prefetch(ahead + line, _MM_HINT_T1);
+      transpose_vectors(block);
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) {
+        __builtin_memcpy(out + (i + j * kTurned / kWidth) * kStripColumns, &block[j], sizeof block[j]);
+      }
+    }
+  }
   static LYNX_INLINE Vec read(const T* p, int64_t count) {
-    if (count <= 0) return zero();
 #if defined(__AVX512F__)
     if constexpr (same_type<Operand, bf16>) return load_pairs(p, count);
 #endif
     return load_some(p, count);
   }
-  static LYNX_INLINE void store_operands(Operand* p, Vec values) { __builtin_memcpy(p, &values, sizeof values); }
 };
 
 template <class T>
@@ -129,32 +144,40 @@ struct PlainB {
   const T* data;
   int64_t ld, N, K;
 
-  static constexpr int64_t kFetched = 0;
-  LYNX_INLINE const T* address(int64_t, int64_t) const { return data; }
-  LYNX_INLINE const Operand* slice(int64_t s, int64_t k, int64_t depth, Operand* scratch) const {
-    const int64_t n = s * kStripColumns;
-    if constexpr (same_type<Operand, bf16>) {
-      for (int64_t i = 0; i < depth; i += 2) {
-        _mm512_storeu_si512(scratch + i * kStripColumns, interleave(this->row(k + i, n), this->row(k + i + 1, n)));
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0;
+  LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
+  LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    for (int64_t s = 0; s < at.strips; ++s) slices[s] = scratch + s * GemmScratch::kSliceElements;
+    const int64_t width = at.strips * kStripColumns, n = at.first * kStripColumns;
+    const T* ahead = at.is_last() ? data + at.next * kStripColumns : data + (at.k + at.depth) * ld + n;
+    for (int64_t i = 0; i < at.depth; i += kStepRows, ahead += kStepRows * ld) {
+      for (int64_t line = 0; line < width; line += kLine) {
+        for (int64_t j = 0; j < kStepRows; ++j) _mm_prefetch(ahead + j * ld + line, _MM_HINT_T1);
       }
-    } else {
-      for (int64_t i = 0; i < depth; ++i) {
-        for (int64_t j = 0; j < kStripColumns; j += kWidth) {
-          const bool present = k + i < K && n + j < N;
-          const T* at = data + (k + i) * ld + n + j;
-          store(scratch + i * kStripColumns + j, present ? load_some(at, N - n - j) : zero());
-        }
+      for (int64_t s = 0; s < at.strips; ++s) {
+        lay(at.k + i, n + s * kStripColumns, scratch + s * GemmScratch::kSliceElements + i * kStripColumns);
       }
     }
-    return scratch;
   }
 
  private:
-#if defined(__AVX512F__)
+#if defined(__AVX512BF16__) || defined(LYNX_HAS_TILES)
+  static constexpr int64_t kStepRows = 2;
+  LYNX_INLINE void lay(int64_t k, int64_t n, bf16* out) const {
+    _mm512_storeu_si512(out, interleave(row(k, n), row(k + 1, n)));
+  }
   LYNX_INLINE __m256i row(int64_t k, int64_t n) const {
     if (k >= K) return _mm256_setzero_si256();
     const __mmask16 mask = N - n >= kStripColumns ? static_cast<__mmask16>(0xffff) : tail_mask(N - n);
     return _mm256_maskz_loadu_epi16(mask, data + k * ld + n);
+  }
+#else
+  static constexpr int64_t kStepRows = 1;
+  LYNX_INLINE void lay(int64_t k, int64_t n, float* out) const {
+    for (int64_t j = 0; j < kStripColumns; j += kWidth) {
+      store(out + j, n + j < N ? load_some(data + k * ld + n + j, N - n - j) : zero());
+    }
   }
 #endif
 };
@@ -165,27 +188,34 @@ struct PackedTransposedB {
   const T* data;
   int64_t N, K;
 
-  static constexpr int64_t kFetched = 0;
-  LYNX_INLINE const T* address(int64_t, int64_t) const { return data; }
-  LYNX_INLINE const Operand* slice(int64_t s, int64_t k, int64_t depth, Operand* scratch) const {
-    const int64_t n = s * kStripColumns, block = packed_depth<T>(N) * kStripColumns;
-    const T* from = data + k / kStripColumns * block + n * kStripColumns;
-    for (int64_t i = 0; i < depth; i += kStripColumns, from += block) {
-      if (k + i >= K) {  // a tile is deeper than the last strip
-        __builtin_memset(scratch + i * kStripColumns, 0, kStripColumns * kStripColumns * sizeof(Operand));
-      } else if constexpr (same_type<Operand, bf16>) {
-        turn_pairs(from, scratch + i * kStripColumns);
-      } else {
-        for (int64_t r = 0; r < kStripColumns; r += kWidth) {
-          for (int64_t c = 0; c < kStripColumns; c += kWidth)
-            turn(from, n, r, c, scratch + (i + r) * kStripColumns + c);
-        }
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0;
+  LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
+  LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
+    const int64_t strip = packed_depth<T>(N) * kStripColumns;
+    for (int64_t s = 0; s < at.strips; ++s) {
+      const int64_t n = (at.first + s) * kStripColumns;
+      Operand* out = scratch + s * GemmScratch::kSliceElements;
+      for (int64_t i = 0; i < at.depth; i += kStripColumns) {
+        turn_square(data + (at.k + i) / kStripColumns * strip + n * kStripColumns, n, at.k + i,
+                    out + i * kStripColumns);
       }
+      slices[s] = out;
     }
-    return scratch;
   }
 
  private:
+  /// 16 columns n and 16 values of k.
+  LYNX_INLINE void turn_square(const T* from, int64_t n, int64_t k, Operand* out) const {
+    if (k >= K) {  // a tile is deeper than the last strip
+      __builtin_memset(out, 0, kStripColumns * kStripColumns * sizeof(Operand));
+    } else if constexpr (same_type<Operand, bf16>) {
+      turn_pairs(from, out);
+    } else {
+      for (int64_t r = 0; r < kStripColumns; r += kWidth) {
+        for (int64_t c = 0; c < kStripColumns; c += kWidth) turn(from, n, r, c, out + r * kStripColumns + c);
+      }
+    }
+  }
   /// out[r][c] = numbers r of columns n + c, kWidth of each, from 16 columns of 16.
   LYNX_INLINE void turn(const T* from, int64_t n, int64_t r, int64_t c, float* out) const {
     Vec block[kWidth];

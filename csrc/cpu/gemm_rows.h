@@ -1,8 +1,8 @@
 // Sources of A for gemm.h: fill(m, count, out, ld) writes rows m .. m + count as operands.
 //
-//   PlainRows<T>         x [M, K], rows `stride` apart
+//   PlainRows<T>         scale * x [M, K], rows `stride` apart
 //   NormRows<T>          LayerNorm or RMSNorm of such rows, from statistics in float32
-//   TransposedRows<T>    xt [K, M]: the left side of dW = dy^T x
+//   TransposedRows<T>    scale * xt^T of xt [K, M]: the left side of dW = dy^T x
 #pragma once
 #include "gemm.h"
 #include "vec_transpose.h"
@@ -13,11 +13,13 @@ template <class T>
 struct PlainRows {
   const T* x;
   int64_t stride, K;
+  float scale = 1.0f;
 
   LYNX_INLINE void fill(int64_t m, int64_t count, Operand* out, int64_t ld) const {
     for (int64_t i = 0; i < count; ++i) {
       const T* row = x + (m + i) * stride;
-      for_vectors(K, [&](int64_t k, int64_t n) { store_some(out + i * ld + k, load_some(row + k, n), n); });
+      for_vectors(
+          K, [&](int64_t k, int64_t n) { store_some(out + i * ld + k, mul(set1(scale), load_some(row + k, n)), n); });
     }
   }
 };
@@ -26,6 +28,11 @@ struct RowStatistics {
   float mean;
   float rstd;
 };
+
+/// 1 / sqrt(squares / K + eps), rounded once: an error here is one of the whole row.
+LYNX_INLINE float reciprocal_root(float squares, int64_t K, float eps) {
+  return static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(squares) / static_cast<double>(K) + eps));
+}
 
 /// Mean and 1 / sqrt(var + eps) of a row, in two passes: one pass (E[x^2] - mean^2) cancels.
 template <class T>
@@ -40,7 +47,7 @@ LYNX_INLINE RowStatistics row_statistics(const T* x, int64_t K, float eps) {
     const Vec distance = sub(load_some(x + i, n), load_some(means, n));
     squares = fma(distance, distance, squares);
   });
-  return {mean, 1.0f / __builtin_sqrtf(hsum(squares) / static_cast<float>(K) + eps)};
+  return {mean, reciprocal_root(hsum(squares), K, eps)};
 }
 
 /// 0 and 1 / sqrt(mean(x^2) + eps): RMSNorm is a LayerNorm that leaves the mean.
@@ -51,7 +58,7 @@ LYNX_INLINE RowStatistics root_mean_square(const T* x, int64_t K, float eps) {
     const Vec value = load_some(x + i, n);
     squares = fma(value, value, squares);
   });
-  return {0.0f, 1.0f / __builtin_sqrtf(hsum(squares) / static_cast<float>(K) + eps)};
+  return {0.0f, reciprocal_root(hsum(squares), K, eps)};
 }
 
 /// out = (x - mean) * rstd * weight + bias
@@ -94,19 +101,22 @@ struct NormRows {
 template <class T>
 struct TransposedRows {
   const T* xt;
-  int64_t ld_x, M, K;
+  int64_t ld_x, K;
+  float scale = 1.0f;
 
   LYNX_INLINE void fill(int64_t m, int64_t count, Operand* out, int64_t ld) const {
-    for (int64_t i = 0; i < count; i += kWidth) {
-      const int64_t rows = count - i < kWidth ? count - i : kWidth;
-      for_vectors(K, [&](int64_t k, int64_t n) {
+    for_vectors(K, [&](int64_t k, int64_t n) {
+      for (int64_t i = 0; i < count; i += kWidth) {
+        const int64_t rows = smaller(count - i, kWidth);
         Vec block[kWidth];
 #pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) block[j] = j < n ? load_some(xt + (k + j) * ld_x + m + i, rows) : zero();
+        for (int j = 0; j < kWidth; ++j) {
+          block[j] = j < n ? mul(set1(scale), load_some(xt + (k + j) * ld_x + m + i, rows)) : zero();
+        }
         transpose_vectors(block);
         for (int64_t j = 0; j < rows; ++j) store_some(out + (i + j) * ld + k, block[j], n);
-      });
-    }
+      }
+    });
   }
 };
 

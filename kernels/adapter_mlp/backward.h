@@ -8,7 +8,8 @@
 //   d_x    = dy + rstd (w d_n - mean(w d_n) - unit(x) mean(w d_n unit(x)))
 //
 // d_s needs no product of its own: sum_td dy (h up^T) = sum_tr h (dy up). n, pre and h are computed anew, not kept from
-// the forward pass. Every product is a gemm_nt, so operands that run along the wrong axis are transposed first.
+// the forward pass. What stands between the products happens in their epilogues; n, h and d_pre stay for the weights'
+// gradients, everything else for one chunk of rows.
 #pragma once
 #include "forward.h"
 
@@ -16,199 +17,186 @@ namespace lynx::LYNX_ISA {
 
 using adapter_mlp::BackwardParams;
 
-/// Scratch arrays of one call. `Operand` arrays enter matrix products; the rest is float32.
-template <class Operand>
 struct BackwardScratch {
-  RowStatistics* statistics;                 // [T]
-  Operand *normed, *normed_t, *dy, *dy_t;    // [T, D], [D, T], [T, D], [D, T]
-  Operand *hidden, *hidden_t;                // [T, R], [R, T]
-  Operand *d_pre, *d_pre_t;                  // [T, R], [R, T]
-  Operand *up_t, *down_t;                    // [R, D], [D, R]
-  float *slope, *back, *d_normed, *row_dot;  // [T, R] silu'(pre), [T, R] g, [T, D], [T]
+  RowStatistics* statistics;                // [T]
+  float* strip_dots;                        // [T, R / 16]
+  double* row_dot;                          // [T]
+  Operand *normed, *hidden, *d_pre, *left;  // [T, D], [T, R], [T, R]; the left side of one product
+  float *slope, *d_normed;                  // [chunk, R] silu'(pre), [chunk, D]
+  float* norm_sums;                         // [2, D]
   std::byte* products;
 
-  BackwardScratch(Arena arena, int64_t T, int64_t D, int64_t R)
-      : statistics(arena.take<RowStatistics>(T)),
-        normed(arena.take<Operand>(T * D)),
-        normed_t(arena.take<Operand>(T * D)),
-        dy(arena.take<Operand>(T * D)),
-        dy_t(arena.take<Operand>(T * D)),
-        hidden(arena.take<Operand>(T * R)),
-        hidden_t(arena.take<Operand>(T * R)),
-        d_pre(arena.take<Operand>(T * R)),
-        d_pre_t(arena.take<Operand>(T * R)),
-        up_t(arena.take<Operand>(R * D)),
-        down_t(arena.take<Operand>(R * D)),
-        slope(arena.take<float>(T * R)),
-        back(arena.take<float>(T * R)),
-        d_normed(arena.take<float>(T * D)),
-        row_dot(arena.take<float>(T)),
+  /// `left`: dy of a chunk, or a chunk of a transposed gradient, which is T deep.
+  static int64_t left_elements(const BackwardParams& p) {
+    const int64_t of_dy = Rows::elements(chunk_rows(p.T), p.D);
+    const int64_t of_up = Rows::elements(chunk_rows(p.D), p.T), of_down = Rows::elements(chunk_rows(p.R), p.T);
+    return larger(of_dy, larger(of_up, of_down));
+  }
+  static int64_t product_rows(const BackwardParams& p) {
+    return larger(chunk_rows(p.T), larger(chunk_rows(p.D), chunk_rows(p.R)));
+  }
+
+  BackwardScratch(Arena arena, const BackwardParams& p)
+      : statistics(arena.take<RowStatistics>(p.T)),
+        strip_dots(arena.take<float>(p.T * strips(p))),
+        row_dot(arena.take<double>(p.T)),
+        normed(arena.take<Operand>(Rows::elements(p.T, p.D))),
+        hidden(arena.take<Operand>(Rows::elements(p.T, p.R))),
+        d_pre(arena.take<Operand>(Rows::elements(p.T, p.R))),
+        left(arena.take<Operand>(left_elements(p))),
+        slope(arena.take<float>(chunk_rows(p.T) * p.R)),
+        d_normed(arena.take<float>(chunk_rows(p.T) * p.D)),
+        norm_sums(arena.take<float>(2 * p.D)),
         products(arena.take<std::byte>(0)) {}
+
+  static int64_t strips(const BackwardParams& p) { return (p.R + kStripColumns - 1) / kStripColumns; }
 };
 
-template <class Operand>
-int64_t backward_workspace(const BackwardParams& p) {
-  const BackwardScratch<Operand> measured(Arena(nullptr), p.T, p.D, p.R);
-  return reinterpret_cast<int64_t>(measured.products) + gemm_nt_scratch<Operand>(p.T, p.D > p.R ? p.D : p.R);
+inline int64_t backward_workspace(const BackwardParams& p) {
+  const BackwardScratch measured(Arena(nullptr), p);
+  return reinterpret_cast<int64_t>(measured.products) + GemmScratch::bytes(BackwardScratch::product_rows(p), p.lanes);
 }
 
-/// Pointers of one call under their types.
+/// One call: tensors under their types, scratch, and what all steps need.
 template <class Element>
-struct BackwardTensors {
-  const Element *dy, *x, *norm_weight, *norm_bias, *down_weight, *down_bias, *up_weight, *up_bias;
+struct Backward {
+  const BackwardParams& p;
+  const BackwardScratch s;
+  const GemmScratch products;
+  const Element *dy, *x, *norm_weight, *norm_bias, *down, *down_bias, *up, *up_bias;
   // A finite s multiplies the products' results. An infinite or NaN one must meet their terms one by one, as in the
   // reference: inf * (a + b) is infinite where inf * a + inf * b is NaN.
-  float scaling, scale_last;
-  bool scale_first;
-  Element *dx, *d_norm_weight, *d_norm_bias, *d_down_weight, *d_down_bias, *d_up_weight, *d_up_bias, *d_scaling;
+  const float scaling, scale_first, scale_last;
 
-  explicit BackwardTensors(const BackwardParams& p)
-      : dy(in(p.dy)),
+  explicit Backward(const BackwardParams& params)
+      : p(params),
+        s(Arena(p.workspace), p),
+        products{s.products, BackwardScratch::product_rows(p), p.lanes},
+        dy(in(p.dy)),
         x(in(p.x)),
         norm_weight(in(p.weights.norm_weight)),
         norm_bias(in(p.weights.norm_bias)),
-        down_weight(in(p.weights.down_weight)),
+        down(in(p.weights.down.data)),
         down_bias(in(p.weights.down_bias)),
-        up_weight(in(p.weights.up_weight)),
+        up(in(p.weights.up.data)),
         up_bias(in(p.weights.up_bias)),
         scaling(to_float(*in(p.weights.scaling))),
-        scale_last(__builtin_isfinite(scaling) ? scaling : 1.0f),
-        scale_first(!__builtin_isfinite(scaling)),
-        dx(out(p.dx)),
-        d_norm_weight(out(p.d_norm_weight)),
-        d_norm_bias(out(p.d_norm_bias)),
-        d_down_weight(out(p.d_down_weight)),
-        d_down_bias(out(p.d_down_bias)),
-        d_up_weight(out(p.d_up_weight)),
-        d_up_bias(out(p.d_up_bias)),
-        d_scaling(out(p.d_scaling)) {}
+        scale_first(__builtin_isfinite(scaling) ? 1.0f : scaling),
+        scale_last(__builtin_isfinite(scaling) ? scaling : 1.0f) {}
+
+  Rows normed(int64_t begin, int64_t rows) const { return rows_of(s.normed, begin, rows, p.D); }
+  Rows hidden(int64_t begin, int64_t rows) const { return rows_of(s.hidden, begin, rows, p.R); }
+  Rows d_pre(int64_t begin, int64_t rows) const { return rows_of(s.d_pre, begin, rows, p.R); }
+
+  static const Element* in(const void* pointer) { return static_cast<const Element*>(pointer); }
+  static Element* out(void* pointer) { return static_cast<Element*>(pointer); }
 
  private:
-  static const Element* in(const void* p) { return static_cast<const Element*>(p); }
-  static Element* out(void* p) { return static_cast<Element*>(p); }
+  static Rows rows_of(Operand* data, int64_t begin, int64_t rows, int64_t K) {
+    return {data + begin * Rows::distance(K), Rows::distance(K), rows, K};
+  }
 };
 
 /// normed, hidden and slope = silu'(pre), as the forward pass has them.
-template <class Element, class Operand>
-void recompute(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  for_rows(p.T, p.D, [&](int64_t row) {
-    const Element* x = t.x + row * p.x_stride;
-    s.statistics[row] = row_statistics(x, p.D, p.eps);
-    normalise_row(x, s.statistics[row], t.norm_weight, t.norm_bias, p.D, s.normed + row * p.D);
+template <class Element>
+void recompute(const Backward<Element>& b, int64_t begin, int64_t rows) {
+  const BackwardParams& p = b.p;
+  const Rows normed = b.normed(begin, rows), hidden = b.hidden(begin, rows);
+  for_rows(rows, p.D, [&](int64_t t) {
+    const Element* x = b.x + (begin + t) * p.x_stride;
+    const RowStatistics of = b.s.statistics[begin + t] = row_statistics(x, p.D, p.eps);
+    normalise_row(x, of, b.norm_weight, b.norm_bias, p.D, normed.data + t * normed.ld);
   });
-  const auto activate = [&](int64_t row, int64_t r, int64_t count, const float* sums) {
+  clear_padding(normed);
+  const auto activate = [&](int64_t t, int64_t r, int64_t count, const float* sums) {
     for_vectors(count, [&](int64_t i, int64_t n) {
-      const int64_t at = row * p.R + r + i;
       const Vec one = set1(1.0f);
-      const Vec pre = add(load_some(sums + i, n), load_some(t.down_bias + r + i, n));
+      const Vec pre = add(load_some(sums + i, n), load_some(b.down_bias + r + i, n));
       const Vec sigmoid = div(one, add(one, vexp(sub(zero(), pre))));
-      store_some(s.hidden + at, silu(pre), n);
-      store_some(s.slope + at, mul(sigmoid, fma(pre, sub(one, sigmoid), one)), n);
+      store_some(hidden.data + t * hidden.ld + r + i, silu(pre), n);
+      store_some(b.s.slope + t * p.R + r + i, mul(sigmoid, fma(pre, sub(one, sigmoid), one)), n);
     });
   };
-  gemm_nt(s.normed, p.D, t.down_weight, p.D, p.T, p.R, p.D, s.products, activate);
+  multiply_weight<Element>(normed, p.weights.down, p.R, b.products, activate);
 }
 
-template <class A, class B>
-LYNX_INLINE float row_dot(const A* a, const B* b, int64_t count) {
+/// One strip of sum_r h g.
+LYNX_INLINE float strip_dot(const Operand* h, const float* g, int64_t count) {
   Vec sum = zero();
-  for_vectors(count, [&](int64_t i, int64_t n) { sum = fma(load_some(a + i, n), load_some(b + i, n), sum); });
+  for_vectors(count, [&](int64_t i, int64_t n) { sum = fma(load_some(h + i, n), load_some(g + i, n), sum); });
   return hsum(sum);
 }
 
-template <class Operand>
-LYNX_INLINE void scale_row(float factor, Operand* row, int64_t count) {
-  for_vectors(count, [&](int64_t i, int64_t n) { store_some(row + i, mul(set1(factor), load_some(row + i, n)), n); });
-}
-
-/// back = dy up
-template <class Operand>
-void multiply_by_up(const BackwardParams& p, const BackwardScratch<Operand>& s) {
-  const auto keep = [&](int64_t row, int64_t r, int64_t count, const float* sums) {
-    for_vectors(count,
-                [&](int64_t i, int64_t n) { store_some(s.back + row * p.R + r + i, load_some(sums + i, n), n); });
-  };
-  gemm_nt(s.dy, p.D, s.up_t, p.D, p.T, p.R, p.D, s.products, keep);
-}
-
-/// dy and its transpose as operands, row_dot[t] = sum_r h g + sum_d dy b_up, d_pre = s g slope
-template <class Element, class Operand>
-void through_up(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  copy_rows(t.dy, p.dy_stride, p.T, p.D, s.dy);
-  transpose(t.up_weight, p.R, p.D, p.R, s.up_t);
-  multiply_by_up(p, s);
-  for_rows(p.T, p.D + p.R, [&](int64_t row) {
-    const float hidden_part = row_dot(s.back + row * p.R, s.hidden + row * p.R, p.R);
-    s.row_dot[row] = hidden_part + row_dot(t.dy + row * p.dy_stride, t.up_bias, p.D);
-  });
-  if (t.scale_first) {
-    for_rows(p.T, p.D, [&](int64_t row) { scale_row(t.scaling, s.dy + row * p.D, p.D); });
-    multiply_by_up(p, s);
-  }
-  transpose(s.dy, p.D, p.T, p.D, s.dy_t);
-  for_rows(p.T, p.R, [&](int64_t row) {
-    for_vectors(p.R, [&](int64_t i, int64_t n) {
-      const int64_t at = row * p.R + i;
-      const Vec d_hidden = mul(set1(t.scale_last), load_some(s.back + at, n));
-      store_some(s.d_pre + at, mul(d_hidden, load_some(s.slope + at, n)), n);
-    });
-  });
-}
-
-template <class Operand>
-LYNX_INLINE float row_sum(const Operand* row, int64_t count) {
-  Vec sum = zero();
-  for_vectors(count, [&](int64_t i, int64_t n) { sum = add(sum, load_some(row + i, n)); });
-  return hsum(sum);
-}
-
-/// out[m][n] = scale * (a b^T)[m][n], dense.
-template <class Element, class Operand>
-void weight_gradient(const Operand* a, const Operand* b, int64_t M, int64_t N, int64_t K, float scale,
-                     std::byte* scratch, Element* out) {
-  const auto scaled = [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-    for_vectors(count, [&](int64_t i, int64_t length) {
-      store_some(out + m * N + n + i, mul(set1(scale), load_some(sums + i, length)), length);
+/// d_pre = s g slope, and the strips' shares of sum h g: summed in one order whatever the tasks.
+template <class Element>
+void through_up(const Backward<Element>& b, int64_t begin, int64_t rows) {
+  const BackwardParams& p = b.p;
+  const Rows d_pre = b.d_pre(begin, rows), hidden = b.hidden(begin, rows);
+  const Rows left{b.s.left, Rows::distance(p.D), rows, p.D};
+  const PlainB<Element> up{b.up, p.R, p.R, p.D};
+  const auto scale = [&](int64_t t, int64_t r, int64_t count, const float* g) {
+    for_vectors(count, [&](int64_t i, int64_t n) {
+      const Vec d_hidden = mul(set1(b.scale_last), load_some(g + i, n));
+      store_some(d_pre.data + t * d_pre.ld + r + i, mul(d_hidden, load_some(b.s.slope + t * p.R + r + i, n)), n);
     });
   };
-  gemm_nt(a, K, b, K, M, N, K, scratch, scaled);
-}
-
-template <class Element, class Operand>
-void up_gradients(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  transpose(s.hidden, p.R, p.T, p.R, s.hidden_t);
-  weight_gradient(s.dy_t, s.hidden_t, p.D, p.R, p.T, t.scale_last, s.products, t.d_up_weight);
-  for (int64_t d = 0; d < p.D; ++d) assign(t.d_up_bias[d], t.scale_last * row_sum(s.dy_t + d * p.T, p.T));
-  double d_scaling = 0.0;
-  for (int64_t row = 0; row < p.T; ++row) d_scaling += s.row_dot[row];
-  assign(*t.d_scaling, static_cast<float>(d_scaling));
-}
-
-template <class Element, class Operand>
-void down_gradients(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  transpose(s.d_pre, p.R, p.T, p.R, s.d_pre_t);
-  transpose(s.normed, p.D, p.T, p.D, s.normed_t);
-  weight_gradient(s.d_pre_t, s.normed_t, p.R, p.D, p.T, 1.0f, s.products, t.d_down_weight);
-  for (int64_t r = 0; r < p.R; ++r) assign(t.d_down_bias[r], row_sum(s.d_pre_t + r * p.T, p.T));
-}
-
-/// d_norm_weight and d_norm_bias: sums over rows, a task for each vector of columns.
-template <class Element, class Operand>
-void norm_gradients(const BackwardParams& p, const BackwardTensors<Element>& t, const BackwardScratch<Operand>& s) {
-  const auto columns = [&](int64_t index, int) {
-    const int64_t d = index * kWidth, n = p.D - d < kWidth ? p.D - d : kWidth;
-    Vec weight = zero(), bias = zero();
-    for (int64_t row = 0; row < p.T; ++row) {
-      const RowStatistics of = s.statistics[row];
-      const Vec unit = mul(sub(load_some(t.x + row * p.x_stride + d, n), set1(of.mean)), set1(of.rstd));
-      const Vec gradient = load_some(s.d_normed + row * p.D + d, n);
-      weight = fma(gradient, unit, weight);
-      bias = add(bias, gradient);
+  const auto scale_and_dot = [&](int64_t t, int64_t r, int64_t count, const float* g) {
+    scale(t, r, count, g);
+    float* dots = b.s.strip_dots + (begin + t) * BackwardScratch::strips(p) + r / kStripColumns;
+    for (int64_t i = 0; i < count; i += kStripColumns) {
+      *dots++ = strip_dot(hidden.data + t * hidden.ld + r + i, g + i, smaller(count - i, kStripColumns));
     }
-    store_some(t.d_norm_weight + d, weight, n);
-    store_some(t.d_norm_bias + d, bias, n);
   };
-  parallel_for((p.D + kWidth - 1) / kWidth, columns, p.T * p.D > 8192);
+  const Element* dy = b.dy + begin * p.dy_stride;
+  fill_rows(PlainRows<Element>{dy, p.dy_stride, p.D}, 0, left);
+  multiply(left, up, p.R, b.products, scale_and_dot);
+  if (b.scale_first != 1.0f) {
+    fill_rows(PlainRows<Element>{dy, p.dy_stride, p.D, b.scale_first}, 0, left);
+    multiply(left, up, p.R, b.products, scale);
+  }
+  clear_padding(d_pre);
+}
+
+/// body(first, last) for runs of at most 32 rows: sums over many rows are sums of sums, as exact as torch's.
+template <class Body>
+LYNX_INLINE void for_runs(int64_t rows, const Body& body) {
+  constexpr int64_t kRun = 32;
+  for (int64_t first = 0; first < rows; first += kRun) body(first, smaller(first + kRun, rows));
+}
+
+/// Sums over rows and columns: row_dot, and d_norm_weight, d_norm_bias as far as this chunk.
+template <class Element>
+void sum_rows(const Backward<Element>& b, int64_t begin, int64_t rows) {
+  const BackwardParams& p = b.p;
+  for_rows(rows, p.D, [&](int64_t t) {
+    const Element* dy = b.dy + (begin + t) * p.dy_stride;
+    Vec sum = zero();
+    for_vectors(p.D, [&](int64_t i, int64_t n) { sum = fma(load_some(dy + i, n), load_some(b.up_bias + i, n), sum); });
+    double dot = hsum(sum);
+    const int64_t strips = BackwardScratch::strips(p);
+    for (int64_t i = 0; i < strips; ++i) dot += b.s.strip_dots[(begin + t) * strips + i];
+    b.s.row_dot[begin + t] = dot;
+  });
+  const auto columns = [&](int64_t index, int) {
+    const int64_t d = index * kWidth, n = smaller(p.D - d, kWidth);
+    float *weights = b.s.norm_sums + d, *biases = weights + p.D;
+    Vec weight = begin == 0 ? zero() : load_some(weights, n), bias = begin == 0 ? zero() : load_some(biases, n);
+    for_runs(rows, [&](int64_t first, int64_t last) {
+      Vec run_weight = zero(), run_bias = zero();
+      for (int64_t t = first; t < last; ++t) {
+        const RowStatistics of = b.s.statistics[begin + t];
+        const Vec unit = mul(sub(load_some(b.x + (begin + t) * p.x_stride + d, n), set1(of.mean)), set1(of.rstd));
+        const Vec gradient = load_some(b.s.d_normed + t * p.D + d, n);
+        run_weight = fma(gradient, unit, run_weight);
+        run_bias = add(run_bias, gradient);
+      }
+      weight = add(weight, run_weight);
+      bias = add(bias, run_bias);
+    });
+    store_some(weights, weight, n);
+    store_some(biases, bias, n);
+  };
+  parallel_for((p.D + kWidth - 1) / kWidth, columns, rows * p.D > 8192);
 }
 
 /// dx of one row: dy + rstd (w d_n - mean(w d_n) - unit mean(w d_n unit))
@@ -231,31 +219,88 @@ LYNX_INLINE void input_gradient_row(const Element* dy, const Element* x, const E
   });
 }
 
-template <class Element, class Operand>
-void through_down_and_norm(const BackwardParams& p, const BackwardTensors<Element>& t,
-                           const BackwardScratch<Operand>& s) {
-  transpose(t.down_weight, p.D, p.R, p.D, s.down_t);
-  const auto keep = [&](int64_t row, int64_t d, int64_t count, const float* sums) {
+/// d_n = d_pre down, and through LayerNorm to dx.
+template <class Element>
+void through_down_and_norm(const Backward<Element>& b, int64_t begin, int64_t rows) {
+  const BackwardParams& p = b.p;
+  const auto keep = [&](int64_t t, int64_t d, int64_t count, const float* sums) {
     for_vectors(count,
-                [&](int64_t i, int64_t n) { store_some(s.d_normed + row * p.D + d + i, load_some(sums + i, n), n); });
+                [&](int64_t i, int64_t n) { store_some(b.s.d_normed + t * p.D + d + i, load_some(sums + i, n), n); });
   };
-  gemm_nt(s.d_pre, p.R, s.down_t, p.R, p.T, p.D, p.R, s.products, keep);
-  norm_gradients(p, t, s);
-  for_rows(p.T, p.D, [&](int64_t row) {
-    input_gradient_row(t.dy + row * p.dy_stride, t.x + row * p.x_stride, t.norm_weight, s.d_normed + row * p.D,
-                       s.statistics[row], p.D, t.dx + row * p.D);
+  multiply(b.d_pre(begin, rows), PlainB<Element>{b.down, p.D, p.D, p.R}, p.D, b.products, keep);
+  for_rows(rows, p.D, [&](int64_t t) {
+    const int64_t row = begin + t;
+    input_gradient_row(b.dy + row * p.dy_stride, b.x + row * p.x_stride, b.norm_weight, b.s.d_normed + t * p.D,
+                       b.s.statistics[row], p.D, Backward<Element>::out(p.dx) + row * p.D);
   });
 }
 
-template <class Element, class Operand>
+/// out [M, N] = scale * left^T right over all rows T: left [T, M], right [T, N].
+template <class Element, class Left>
+void weight_gradient(const Backward<Element>& b, const TransposedRows<Left>& left, int64_t M, const Rows& right,
+                     float scale, Element* out) {
+  const int64_t N = right.K, chunk = chunk_rows(M);
+  const PlainB<Operand> panels{right.data, right.ld, N, right.M};
+  for (int64_t begin = 0; begin < M; begin += chunk) {
+    const Rows rows{b.s.left, Rows::distance(right.M), smaller(chunk, M - begin), right.M};
+    fill_rows(left, begin, rows);
+    multiply(rows, panels, N, b.products, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+      for_vectors(count, [&](int64_t i, int64_t length) {
+        store_some(out + (begin + m) * N + n + i, mul(set1(scale), load_some(sums + i, length)), length);
+      });
+    });
+  }
+}
+
+/// out[c] = last * sum over rows of first * in[row][c]
+template <class In, class Element>
+void column_sums(const In* in, int64_t ld, int64_t rows, int64_t columns, float first, float last, Element* out) {
+  const auto task = [&](int64_t index, int) {
+    const int64_t c = index * kWidth, n = smaller(columns - c, kWidth);
+    Vec sum = zero();
+    for_runs(rows, [&](int64_t begin, int64_t end) {
+      Vec run = zero();
+      for (int64_t row = begin; row < end; ++row) run = fma(set1(first), load_some(in + row * ld + c, n), run);
+      sum = add(sum, run);
+    });
+    store_some(out + c, mul(set1(last), sum), n);
+  };
+  parallel_for((columns + kWidth - 1) / kWidth, task, rows * columns > 8192);
+}
+
+/// The gradients of the parameters, from what all chunks have left.
+template <class Element>
+void parameter_gradients(const Backward<Element>& b) {
+  using Tensors = Backward<Element>;
+  const BackwardParams& p = b.p;
+  const Rows normed = b.normed(0, p.T), hidden = b.hidden(0, p.T), d_pre = b.d_pre(0, p.T);
+  const TransposedRows<Element> dy{b.dy, p.dy_stride, p.T, b.scale_first};
+  weight_gradient(b, dy, p.D, hidden, b.scale_last, Tensors::out(p.d_up_weight));
+  const TransposedRows<Operand> d_pre_t{d_pre.data, d_pre.ld, p.T};
+  weight_gradient(b, d_pre_t, p.R, normed, 1.0f, Tensors::out(p.d_down_weight));
+  column_sums(b.dy, p.dy_stride, p.T, p.D, b.scale_first, b.scale_last, Tensors::out(p.d_up_bias));
+  column_sums(d_pre.data, d_pre.ld, p.T, p.R, 1.0f, 1.0f, Tensors::out(p.d_down_bias));
+  for_vectors(p.D, [&](int64_t i, int64_t n) {
+    store_some(Tensors::out(p.d_norm_weight) + i, p.T == 0 ? zero() : load_some(b.s.norm_sums + i, n), n);
+    store_some(Tensors::out(p.d_norm_bias) + i, p.T == 0 ? zero() : load_some(b.s.norm_sums + p.D + i, n), n);
+  });
+  double d_scaling = 0.0;
+  for (int64_t row = 0; row < p.T; ++row) d_scaling += b.s.row_dot[row];
+  assign(*Tensors::out(p.d_scaling), static_cast<float>(d_scaling));
+}
+
+template <class Element>
 void backward_as(const BackwardParams& p) {
-  const BackwardTensors<Element> tensors(p);
-  const BackwardScratch<Operand> scratch(Arena(p.workspace), p.T, p.D, p.R);
-  recompute(p, tensors, scratch);
-  through_up(p, tensors, scratch);
-  up_gradients(p, tensors, scratch);
-  down_gradients(p, tensors, scratch);
-  through_down_and_norm(p, tensors, scratch);
+  const Backward<Element> b(p);
+  const int64_t chunk = chunk_rows(p.T);
+  for (int64_t begin = 0; begin < p.T; begin += chunk) {
+    const int64_t rows = smaller(chunk, p.T - begin);
+    recompute(b, begin, rows);
+    through_up(b, begin, rows);
+    through_down_and_norm(b, begin, rows);
+    sum_rows(b, begin, rows);
+  }
+  parameter_gradients(b);
 }
 
 }  // namespace lynx::LYNX_ISA

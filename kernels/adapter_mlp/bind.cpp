@@ -4,6 +4,8 @@
 #include "core/backends.h"
 #include "core/contract.h"
 #include "core/gil.h"
+#include "core/parallel.h"
+#include "core/weight_contract.h"
 #include "core/workspace.h"
 #include "params.h"
 
@@ -29,19 +31,19 @@ using adapter_mlp::Weights;
 struct WeightTensors {
   const Tensor &norm_weight, &norm_bias, &down_weight, &down_bias, &up_weight, &up_bias, &scaling;
 
-  void expect(const Contract& contract, Dim& D, Dim& R) const {
+  Weights expect(const Contract& contract, Dim& D, Dim& R) const {
     Dim one{"1", 1};
     contract.expect("norm_weight", norm_weight, {&D});
     contract.expect("norm_bias", norm_bias, {&D});
-    contract.expect("down_weight", down_weight, {&R, &D});
+    // A plain weight fixes R; the strips of a packed one hold up to 15 rows more.
+    if (down_weight.ndim() != 2) contract.expect("down_bias", down_bias, {&R});
+    const Weight down = expect_weight(contract, "down_weight", down_weight, R, D);
     contract.expect("down_bias", down_bias, {&R});
-    contract.expect("up_weight", up_weight, {&D, &R});
+    const Weight up = expect_weight(contract, "up_weight", up_weight, D, R);
     contract.expect("up_bias", up_bias, {&D});
     contract.expect("scaling", scaling, {&one});
-  }
-  Weights addresses() const {
-    return {norm_weight.address(), norm_bias.address(), down_weight.address(), down_bias.address(),
-            up_weight.address(),   up_bias.address(),   scaling.address()};
+    return {norm_weight.address(), norm_bias.address(), down, down_bias.address(), up,
+            up_bias.address(),     scaling.address()};
   }
 };
 
@@ -51,11 +53,11 @@ void forward(const Kernels& kernels, const Tensor& x, const WeightTensors& weigh
   const Contract contract("adapter_mlp", x.dtype());
   Dim T{"T"}, D{"D"}, R{"R"};
   contract.expect("x", x, {&T, &D}, Layout::rows);
-  weights.expect(contract, D, R);
+  const Weights checked = weights.expect(contract, D, R);
   contract.expect_output("y", y, {&T, &D}, Layout::rows);
   ForwardParams params{
-      x.dtype(),   T,           D,      R, x.address(), x.stride(0), weights.addresses(), static_cast<float>(eps),
-      y.address(), y.stride(0), nullptr};
+      x.dtype(),     T,      D, R, x.address(), x.stride(0), checked, static_cast<float>(eps), y.address(), y.stride(0),
+      num_threads(), nullptr};
   const Workspace workspace(kernels.forward_workspace(params));
   params.workspace = workspace.data();
   const ReleaseGil release(flops(T, D, R, 2));
@@ -68,7 +70,8 @@ void backward(const Kernels& kernels, const Tensor& dy, const Tensor& x, const W
   Dim T{"T"}, D{"D"}, R{"R"};
   contract.expect("x", x, {&T, &D}, Layout::rows);
   contract.expect("dy", dy, {&T, &D}, Layout::rows);
-  weights.expect(contract, D, R);
+  const Weights checked = weights.expect(contract, D, R);
+  if (checked.down.packed || checked.up.packed) fail("adapter_mlp_backward: packed weights have no gradient");
   contract.expect_output("dx", dx, {&T, &D});
   gradients.expect(contract, D, R);
   const auto& g = gradients;
@@ -80,7 +83,7 @@ void backward(const Kernels& kernels, const Tensor& dy, const Tensor& x, const W
                         dy.stride(0),
                         x.address(),
                         x.stride(0),
-                        weights.addresses(),
+                        checked,
                         static_cast<float>(eps),
                         dx.address(),
                         g.norm_weight.address(),
@@ -90,6 +93,7 @@ void backward(const Kernels& kernels, const Tensor& dy, const Tensor& x, const W
                         g.up_weight.address(),
                         g.up_bias.address(),
                         g.scaling.address(),
+                        num_threads(),
                         nullptr};
   const Workspace workspace(kernels.backward_workspace(params));
   params.workspace = workspace.data();

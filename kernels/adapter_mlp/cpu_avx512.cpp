@@ -1,2 +1,2 @@
-// AVX-512: the text of forward.h and backward.h over 16 lanes; see README.md.
-#include "vector_kernels.h"
+// AVX-512: float32 products of float32 or widened bfloat16 numbers; see README.md.
+#include "kernels.h"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
+from lynx_engine.packing import unpack
 from lynx_engine.registry import Op, define, tensor_refusals
 
 from .reference import adapter_mlp_backward_reference, adapter_mlp_reference
@@ -45,6 +46,7 @@ def adapter_mlp(
     """x + scaling * (up silu(down LN(x) + down_bias) + up_bias), with gradients for all eight tensors.
 
     x [..., D]; norm_weight, norm_bias, up_bias [D]; down_weight [R, D]; down_bias [R]; up_weight [D, R]; scaling [1].
+    Either weight may be what `pack_linear` made of it: read faster, and then there are no gradients.
     Returns [..., D] in x's dtype. LN is LayerNorm over D with `eps`. float32 and bfloat16 have kernels; any other
     floating dtype, or a mixture, runs on the reference. A row's result does not depend on the other rows.
 
@@ -53,6 +55,8 @@ def adapter_mlp(
     """
     tensors = (x, norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if down_weight.dim() != 2 or up_weight.dim() != 2:
+            raise LynxError("adapter_mlp: packed weights have no gradient; train the ones that were packed")
         return _AdapterMlp.apply(*tensors, eps, backend)
     return _forward(*tensors, eps, backend)
 
@@ -71,9 +75,20 @@ class _AdapterMlp(torch.autograd.Function):
 
 
 def _check_shapes(*tensors: Tensor) -> None:
+    tensors = _unpacked(*tensors)
     contract = Contract("adapter_mlp")
     for (name, dims), tensor in zip(_SHAPES.items(), tensors, strict=True):
         contract.expect(name, tensor, dims)
+
+
+def _unpacked(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The eight tensors with the weights as nn.Linear has them."""
+    x, norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling = tensors
+    if down_weight.dim() > 2:
+        down_weight = unpack(down_weight, down_bias.shape[0], x.shape[-1])
+    if up_weight.dim() > 2:
+        up_weight = unpack(up_weight, up_bias.shape[0], down_bias.shape[0])
+    return x, norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -106,7 +121,7 @@ def _native_backward(kernel: Callable[..., None], dy: Tensor, x: Tensor, *weight
 def _reference_forward(*args: Any) -> Tensor:
     *tensors, eps = args
     _check_shapes(*tensors)
-    return adapter_mlp_reference(*tensors, eps=eps)
+    return adapter_mlp_reference(*_unpacked(*tensors), eps=eps)
 
 
 def _reference_backward(dy: Tensor, *args: Any) -> tuple[Tensor, ...]:

@@ -5,11 +5,16 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/weight.h"
 
 namespace lynx::adapter_mlp {
 
 struct Weights {
-  const void *norm_weight, *norm_bias, *down_weight, *down_bias, *up_weight, *up_bias, *scaling;
+  const void *norm_weight, *norm_bias;
+  Weight down;
+  const void* down_bias;
+  Weight up;
+  const void *up_bias, *scaling;
 };
 
 struct ForwardParams {
@@ -21,6 +26,7 @@ struct ForwardParams {
   float eps;
   void* y;
   int64_t y_stride;
+  int64_t lanes;
   std::byte* workspace;
 };
 
@@ -34,9 +40,11 @@ struct BackwardParams {
   Weights weights;
   float eps;
   void *dx, *d_norm_weight, *d_norm_bias, *d_down_weight, *d_down_bias, *d_up_weight, *d_up_bias, *d_scaling;
+  int64_t lanes;
   std::byte* workspace;
 };
 
+/// `lanes`: parallel tasks that the workspace has room for. Backward takes plain weights.
 /// One backend's entry points; `*_workspace` gives the bytes that the call needs at `params.workspace`.
 struct Kernels {
   uint32_t dtypes;

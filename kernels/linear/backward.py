@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .packing import STRIP, packed_rows
+from lynx_engine.packing import STRIP, packed_rows
+
 from .reference import normalised
 
 Gradients = tuple[Tensor | None, ...]

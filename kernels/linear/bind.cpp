@@ -8,6 +8,7 @@
 #include "core/contract.h"
 #include "core/gil.h"
 #include "core/parallel.h"
+#include "core/weight_contract.h"
 #include "core/workspace.h"
 #include "linear_backends.h"
 #include "params.h"
@@ -29,28 +30,12 @@ using namespace linear;
 using In = const Tensor&;
 using Maybe = const std::optional<Tensor>&;
 
-constexpr int64_t kStrip = 16;
-
 Activation activation_of(const std::string& name) {
   if (name == "none") return Activation::none;
   if (name == "silu") return Activation::silu;
   if (name == "gelu") return Activation::gelu;
   if (name == "gated_silu") return Activation::gated_silu;
   fail("linear: activation must be none, silu, gelu or gated_silu, got ", name);
-}
-
-/// [N, K], or the strips of pack_linear; `matrices` is 2 where gate and up lie strip by strip in one weight.
-Weight checked_weight(const Contract& contract, In weight, int64_t N, int64_t K, int64_t matrices = 1) {
-  Dim strips{"strips", (N + kStrip - 1) / kStrip * matrices}, lanes{"16", kStrip}, two{"2", 2}, rows{"N", N},
-      depth{"K", K}, pairs{"K / 2", (K + 31) / 32 * 16};
-  if (weight.ndim() == 2 && matrices == 1) {
-    contract.expect("weight", weight, {&rows, &depth});
-  } else if (weight.dtype() == DType::bf16) {
-    contract.expect("weight", weight, {&strips, &pairs, &lanes, &two});
-  } else {
-    contract.expect("weight", weight, {&strips, &depth, &lanes});
-  }
-  return {weight.address(), weight.ndim() != 2};
 }
 
 const void* checked_vector(const Contract& contract, const char* name, Maybe tensor, Dim& size) {
@@ -72,7 +57,7 @@ void forward(const Kernels& kernels, In x, In weight, Maybe bias, Maybe residual
   if (norm_bias && !norm_weight) fail("linear: norm_bias needs norm_weight");
   p.dtype = x.dtype(), p.M = M, p.N = N, p.K = K;
   p.x = x.address(), p.x_stride = x.stride(0), p.y = y.address(), p.y_stride = y.stride(0);
-  p.weight = checked_weight(contract, weight, N, K, gated ? 2 : 1);
+  p.weight = expect_weight(contract, "weight", weight, N, K, gated ? 2 : 1);
   p.bias = checked_vector(contract, "bias", bias, N);
   p.norm_weight = checked_vector(contract, "norm_weight", norm_weight, K);
   p.norm_bias = checked_vector(contract, "norm_bias", norm_bias, K);
@@ -96,7 +81,7 @@ void input_gradient(const Kernels& kernels, In dy, In weight, In dx) {
   InputGradientParams p{};
   p.dtype = dy.dtype(), p.M = M, p.N = N, p.K = K;
   p.dy = dy.address(), p.dy_stride = dy.stride(0), p.dx = dx.address();
-  p.weight = checked_weight(contract, weight, N, K);
+  p.weight = expect_weight(contract, "weight", weight, N, K);
   p.lanes = num_threads();
   const Workspace workspace(kernels.workspace(M, N, p.lanes));
   p.workspace = workspace.data();

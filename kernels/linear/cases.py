@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lynx_engine.cases import ANY_DEVICE, Case, Suite
 
-from .op import linear
-from .packing import pack_linear, unpack_linear
+from .op import linear, pack_linear, unpack_linear
 from .reference import activated, linear_reference
 
 SHAPES = (

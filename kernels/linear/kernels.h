@@ -10,12 +10,6 @@ namespace {
 
 using namespace lynx::linear;
 
-/// Rows that are packed at a time: all in equal parts of at most kChunkRows.
-LYNX_INLINE int64_t chunk_rows(int64_t rows) {
-  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
-  return chunks == 0 ? 0 : (rows + chunks - 1) / chunks;
-}
-
 int64_t workspace(int64_t rows, int64_t depth, int64_t lanes) {
   const int64_t chunk = chunk_rows(rows);
   return aligned_bytes(Rows::elements(chunk, depth), sizeof(Operand)) + GemmScratch::bytes(chunk, lanes);
@@ -130,7 +124,7 @@ void input_gradient_as(const InputGradientParams& p) {
 
 template <class T>
 void weight_gradient_as(const WeightGradientParams& p) {
-  const TransposedRows<T> dy{static_cast<const T*>(p.dy), p.dy_stride, p.N, p.M};
+  const TransposedRows<T> dy{static_cast<const T*>(p.dy), p.dy_stride, p.M};
   const PlainB<T> x{static_cast<const T*>(p.x), p.x_stride, p.K, p.M};
   product(p.N, p.K, p.M, dy, x, p.lanes, p.workspace, Store<T>{static_cast<T*>(p.dw), p.K});
 }

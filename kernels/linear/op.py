@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
+from lynx_engine.packing import STRIP, pack, packed_rows, unpack
 from lynx_engine.registry import Op, define, tensor_refusals
 
 from .backward import gradients
-from .packing import STRIP, pack_linear, packed_rows, unpack_linear
 from .reference import linear_backward_input_reference, linear_backward_weight_reference, linear_reference
 
 __all__ = ["linear", "pack_linear", "unpack_linear"]
@@ -57,6 +57,23 @@ def linear(
             raise LynxError("linear: a packed weight has no gradient; train the [N, K] that was packed")
         return _Linear.apply(*tensors, N, activation, scale, norm_eps, backend)
     return _forward(*tensors, N, activation, scale, norm_eps, backend)
+
+
+def pack_linear(weight: Tensor, up: Tensor | None = None) -> Tensor:
+    """`weight` [N, K] as `linear` reads it fastest: an ordinary tensor of the same dtype, to be saved and mapped.
+
+    With `up` [N, K] both lie strip by strip in one weight, for `linear(..., activation="gated_silu")`: silu(gate) * up.
+    LynxError: not two axes, or matrices that differ in shape or dtype. The layout: lynx_engine/packing.py.
+    """
+    return pack(weight, up)
+
+
+def unpack_linear(packed: Tensor, out_features: int, in_features: int) -> Tensor:
+    """The [N, K] that `pack_linear` packed; of a gated weight [2, N, K]: gate, up. For state dicts.
+
+    LynxError: a tensor that is no packed weight of these sizes.
+    """
+    return unpack(packed, out_features, in_features)
 
 
 class _Linear(torch.autograd.Function):

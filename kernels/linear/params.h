@@ -4,16 +4,11 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/weight.h"
 
 namespace lynx::linear {
 
 enum class Activation : uint8_t { none, silu, gelu, gated_silu };
-
-/// [N, K] as it is, or strips of 16 rows n: [N / 16][K][16] float32, [N / 16][K / 2][16][2] bfloat16 (K to 32).
-struct Weight {
-  const void* data;
-  bool packed;
-};
 
 /// y = residual + scale * activation(norm(x) weight^T + bias); of a gated one N counts the outputs, and packed strips
 /// are gate, up, gate, up ... Null: no bias, residual or norm. RMSNorm where norm_bias alone is null.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .packing import unpack_linear
+from lynx_engine.packing import unpack
 
 
 def linear_reference(
@@ -29,7 +29,7 @@ def linear_reference(
     if out_features is None:
         out_features = weight.shape[0] if weight.dim() == 2 else weight.shape[0] * 16 // (2 if gated else 1)
     if weight.dim() != 2:
-        weight = unpack_linear(weight, out_features, x.shape[-1])
+        weight = unpack(weight, out_features, x.shape[-1])
     normed = normalised(x, norm_weight, norm_bias, norm_eps)
     y = activated(F.linear(normed, weight.flatten(0, -2), bias), activation)
     y = y if scale == 1.0 else scale * y
@@ -39,7 +39,7 @@ def linear_reference(
 def linear_backward_input_reference(dy: Tensor, weight: Tensor, in_features: int) -> Tensor:
     """dy weight: [M, K]."""
     wide_dy, weight = _widened(dy, weight)
-    matrix = weight if weight.dim() == 2 else unpack_linear(weight, dy.shape[-1], in_features)
+    matrix = weight if weight.dim() == 2 else unpack(weight, dy.shape[-1], in_features)
     return (wide_dy @ matrix).to(dy.dtype)
 
 

@@ -26,8 +26,12 @@ constexpr Sizes kSizes[] = {{DType::bf16, 1, 128, 64}, {DType::bf16, 5, 72, 40},
 
 Weights weights(const Sizes& s) {
   const auto [dtype, T, D, R] = s;
-  return {numbers(dtype, D, 1.0f, 1), numbers(dtype, D, 0.1f, 2),     numbers(dtype, R * D, 0.15f, 3),
-          numbers(dtype, R, 0.1f, 4), numbers(dtype, D * R, 0.2f, 5), numbers(dtype, D, 0.1f, 6),
+  return {numbers(dtype, D, 1.0f, 1),
+          numbers(dtype, D, 0.1f, 2),
+          {numbers(dtype, R * D, 0.15f, 3), false},
+          numbers(dtype, R, 0.1f, 4),
+          {numbers(dtype, D * R, 0.2f, 5), false},
+          numbers(dtype, D, 0.1f, 6),
           numbers(dtype, 1, 0.8f, 7)};
 }
 
@@ -39,7 +43,7 @@ std::string name(const char* mode, const Sizes& s) {
 Call forward(const Kernels& kernels, const Sizes& s) {
   const auto [dtype, T, D, R] = s;
   ForwardParams p{};
-  p.dtype = dtype, p.T = T, p.D = D, p.R = R, p.eps = 1e-5f, p.weights = weights(s);
+  p.dtype = dtype, p.T = T, p.D = D, p.R = R, p.eps = 1e-5f, p.lanes = 1, p.weights = weights(s);
   p.x = numbers(dtype, T * D, 1.0f, 8), p.x_stride = D;
   p.y = zeros(T * D * size_of(dtype)), p.y_stride = D;
   p.workspace = static_cast<std::byte*>(zeros(kernels.forward_workspace(p)));
@@ -50,7 +54,7 @@ Call backward(const Kernels& kernels, const Sizes& s) {
   const auto [dtype, T, D, R] = s;
   const int64_t bytes = size_of(dtype);
   BackwardParams p{};
-  p.dtype = dtype, p.T = T, p.D = D, p.R = R, p.eps = 1e-5f, p.weights = weights(s);
+  p.dtype = dtype, p.T = T, p.D = D, p.R = R, p.eps = 1e-5f, p.lanes = 1, p.weights = weights(s);
   p.x = numbers(dtype, T * D, 1.0f, 8), p.x_stride = D;
   p.dy = numbers(dtype, T * D, 1.0f, 9), p.dy_stride = D;
   p.dx = zeros(T * D * bytes);

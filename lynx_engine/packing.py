@@ -13,18 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lynx_engine.errors import LynxError
+from .errors import LynxError
 
 STRIP = 16
 PAIRS_TO = 32
 
 
-def pack_linear(weight: Tensor, up: Tensor | None = None) -> Tensor:
-    """`weight` [N, K] as `linear` reads it fastest: an ordinary tensor of the same dtype, to be saved and mapped.
-
-    With `up` [N, K] both lie strip by strip in one weight, for `linear(..., activation="gated_silu")`: silu(gate) * up.
-    LynxError: not two axes, or matrices that differ in shape or dtype.
-    """
+def pack(weight: Tensor, up: Tensor | None = None) -> Tensor:
+    """The strips of [N, K]; with `up` those of both in turn. ops.pack_linear is its public name."""
     if weight.dim() != 2:
         raise LynxError(f"pack_linear: weight must be [N, K], got {list(weight.shape)}")
     if up is None:
@@ -35,11 +31,8 @@ def pack_linear(weight: Tensor, up: Tensor | None = None) -> Tensor:
     return torch.stack((_strips(weight), _strips(up)), dim=1).flatten(0, 1)
 
 
-def unpack_linear(packed: Tensor, out_features: int, in_features: int) -> Tensor:
-    """The [N, K] that `pack_linear` packed; of a gated weight [2, N, K]: gate, up. For state dicts.
-
-    LynxError: a tensor that is no packed weight of these sizes.
-    """
+def unpack(packed: Tensor, out_features: int, in_features: int) -> Tensor:
+    """The [N, K] that was packed; of a gated weight [2, N, K]: gate, up. ops.unpack_linear is its public name."""
     strips, depth = -(-out_features // STRIP), _packed_depth(in_features, pairs=packed.dim() == 4)
     inner = (depth // 2, STRIP, 2) if packed.dim() == 4 else (depth, STRIP)
     if tuple(packed.shape) not in ((strips, *inner), (2 * strips, *inner)):
