@@ -53,6 +53,23 @@ def test_a_row_does_not_depend_on_the_others(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_packed_weights_give_the_same_bits(backend: str) -> None:
+    """At few rows, which plain weights meet without scratch, and at many; and no gradients."""
+    takes = native.kernels("adapter_mlp").get(backend)
+    if takes is not None and native.isa_refusals(backend.removeprefix("cpu_")):
+        pytest.skip(f"{backend} cannot run here")
+    for dtype in (torch.float32, torch.bfloat16) if takes is None else takes[1]:
+        for rows in (1, 5, 40):
+            tensors = arguments((rows,), 70, 37, dtype)
+            packed = {name: ops.pack_linear(tensors[name]) for name in ("down_weight", "up_weight")}
+            plain = ops.adapter_mlp(**tensors, backend=backend)
+            assert torch.equal(ops.adapter_mlp(**{**tensors, **packed}, backend=backend), plain)
+            tensors["x"].requires_grad_()
+            with pytest.raises(LynxError, match="^adapter_mlp: packed weights have no gradient"):
+                ops.adapter_mlp(**{**tensors, **packed}, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("leading", "D", "R"), [((3,), 1, 1), ((2,), 6, 0), ((2,), 0, 3), ((), 7, 3), ((2, 0, 3), 4, 2)]
 )

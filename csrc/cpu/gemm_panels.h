@@ -8,12 +8,14 @@
 // prepare(step, scratch, slices) gives the operands of one K block of a task's strips, in place or in scratch, which stays in
 // L2 for all rows of the task; zeros beyond the matrix. It fetches what the next step reads, but for packed strips, which
 // the multiplication fetches: following(step, s) is where, kFetched how many bytes a number has there.
-// kMostStrips: of a task.
+// kMostStrips: of a task. kDirectRows: with so few rows, dot(step, rows, sums, width) does it all without scratch.
 #pragma once
 #include "gemm.h"
 #include "vec_transpose.h"
 
 namespace lynx::LYNX_ISA {
+
+constexpr int64_t kPairs = sizeof(float) / sizeof(Operand);  // values of k in 32 bits of a strip
 
 template <class A, class B>
 constexpr bool same_type = false;
@@ -44,7 +46,7 @@ struct PackedB {
   const T* data;
   int64_t K;
 
-  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = sizeof(T);
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = sizeof(T), kDirectRows = 0;
   LYNX_INLINE const T* strip(int64_t s, int64_t k) const { return data + (s * packed_depth<T>(K) + k) * kStripColumns; }
   LYNX_INLINE const char* following(const Step& at, int64_t s) const {
     return reinterpret_cast<const char*>(at.is_last() ? strip(at.next + s, 0) : strip(at.first + s, at.k + at.depth));
@@ -95,40 +97,90 @@ struct TransposedB {
 
   // The rows of the following task are fetched while this one is turned: 4 strips of 4096 float32 numbers are 1 MB.
   static constexpr int64_t kMostStrips = 4, kFetched = 0;
-  static constexpr int64_t kTurned = kWidth * (same_type<Operand, bf16> ? 2 : 1);  // numbers of a row in a vector
+  static constexpr int64_t kTurned = kWidth * kPairs;  // numbers of a row in a vector
+#if defined(LYNX_HAS_TILES)
+  static constexpr int64_t kDirectRows = 0;
+#else
+  static constexpr int64_t kDirectRows = kWidth / 2;
+  /// sums (+)= few rows times the strips, straight from the registers in which they were turned.
+  LYNX_INLINE void dot(const Step& at, const Rows& a, float* sums, int64_t width) const {
+    for (int64_t n = 0; n < at.strips * kStripColumns; n += kWidth) {
+#define LYNX_ROWS(R)                                                                     \
+  case R:                                                                                \
+    dot_turned<(R <= kDirectRows ? R : 1)>(at, n, a.data + at.k, a.ld, sums + n, width); \
+    break;
+      switch (a.M) {
+        LYNX_ROWS(1)
+        LYNX_ROWS(2)
+        LYNX_ROWS(3)
+        LYNX_ROWS(4)
+        LYNX_ROWS(5)
+        LYNX_ROWS(6)
+        LYNX_ROWS(7)
+        LYNX_ROWS(8)
+      }
+#undef LYNX_ROWS
+    }
+  }
+#endif
   LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
   LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
-    // In the order of memory, whatever the order in which the task reads them: 16 rows of this block at a time are 16
-    // places, too many for the hardware's prefetchers (17 GB/s at T = 1 on a Zen 5, 30 with this).
-    const T* ahead = data + at.next * kStripColumns * ld + at.strips * kStripColumns * at.k;
-    for (int64_t s = 0; s < at.strips; ++s, ahead += kStripColumns * at.depth) {
+    for (int64_t s = 0; s < at.strips; ++s) {
       Operand* out = scratch + s * GemmScratch::kSliceElements;
       for (int64_t n = 0; n < kStripColumns; n += kWidth) {
-        turn(at, (at.first + s) * kStripColumns + n, out + n, ahead + n * at.depth);
+        turn(at, s * kStripColumns + n, [&](int64_t k, const Vec(&block)[kWidth]) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+          for (int j = 0; j < kWidth; ++j) {
+            __builtin_memcpy(out + (k + j * kPairs) * kStripColumns + n, &block[j], sizeof block[j]);
+          }
+        });
       }
       slices[s] = out;
     }
   }
 
  private:
-  LYNX_INLINE void turn(const Step& at, int64_t n, Operand* out, const T* ahead) const {
-    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-    const T* rows = data + n * ld + at.k;
-    for (int64_t i = 0; i < at.depth; i += kTurned, ahead += kWidth * kTurned) {
-      const int64_t left = K - at.k - i;
-      Vec block[kWidth];
-      if (N - n >= kWidth && left >= kTurned) {
+#if !defined(LYNX_HAS_TILES)
+  template <int R>
+  __attribute__((noinline)) void dot_turned(const Step& at, int64_t n, const Operand* a, int64_t lda, float* sums,
+                                            int64_t width) const {
+    Vec sum[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] = zero();
+    turn(at, n, [&](int64_t k, const Vec(&block)[kWidth]) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) block[j] = read(rows + j * ld + i, kTurned);
+      for (int j = 0; j < kWidth; ++j) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r] = multiply_add(broadcast(a + r * lda + k + j * kPairs), block[j], sum[r]);
+      }
+    });
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      float* row = sums + r * width;
+      store(row, at.k == 0 ? sum[r] : add(load(row), sum[r]));
+    }
+  }
+#endif
+  /// body(k, block): kWidth columns from `n` of the task on, kTurned values of k from `k` on, column by column.
+  template <class Body>
+  LYNX_INLINE void turn(const Step& at, int64_t n, const Body& body) const {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    const int64_t column = at.first * kStripColumns + n;
+    const T* rows = data + column * ld + at.k;
+    // In the order of memory, whatever the order of reading: 16 rows are too many places for the hardware's prefetchers.
+    const T* ahead = data + at.next * kStripColumns * ld + at.strips * kStripColumns * at.k + n * at.depth;
+    for (int64_t k = 0; k < at.depth; k += kTurned, ahead += kWidth * kTurned) {
+      const int64_t left = K - at.k - k;
+      Vec block[kWidth];
+      if (N - column >= kWidth && left >= kTurned) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kWidth; ++j) block[j] = read(rows + j * ld + k, kTurned);
       } else {
-        for (int j = 0; j < kWidth; ++j) block[j] = j < N - n && left > 0 ? read(rows + j * ld + i, left) : zero();
+        for (int j = 0; j < kWidth; ++j) block[j] = j < N - column && left > 0 ? read(rows + j * ld + k, left) : zero();
       }
       for (int64_t line = 0; line < kWidth * kTurned; line += kLine) _mm_prefetch(ahead + line, _MM_HINT_T1);
       transpose_vectors(block);
-#pragma GCC unroll 16
-      for (int j = 0; j < kWidth; ++j) {
-        __builtin_memcpy(out + (i + j * kTurned / kWidth) * kStripColumns, &block[j], sizeof block[j]);
-      }
+      body(k, block);
     }
   }
   static LYNX_INLINE Vec read(const T* p, int64_t count) {
@@ -144,39 +196,60 @@ struct PlainB {
   const T* data;
   int64_t ld, N, K;
 
-  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0;
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0, kDirectRows = 0;
+  // Rows are often a multiple of 4 KB apart and so share few sets of L2: 512 of them would push each other out.
+  static constexpr int64_t kAheadRows = 48;
   LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
   LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
     constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
     for (int64_t s = 0; s < at.strips; ++s) slices[s] = scratch + s * GemmScratch::kSliceElements;
     const int64_t width = at.strips * kStripColumns, n = at.first * kStripColumns;
-    const T* ahead = at.is_last() ? data + at.next * kStripColumns : data + (at.k + at.depth) * ld + n;
-    for (int64_t i = 0; i < at.depth; i += kStepRows, ahead += kStepRows * ld) {
+    for (int64_t i = 0; i < at.depth; i += kStepRows) {
+      const int64_t coming = at.k + i + kAheadRows;
+      const T* ahead = coming < K ? data + coming * ld + n : data + (coming - K) * ld + at.next * kStripColumns;
       for (int64_t line = 0; line < width; line += kLine) {
         for (int64_t j = 0; j < kStepRows; ++j) _mm_prefetch(ahead + j * ld + line, _MM_HINT_T1);
       }
-      for (int64_t s = 0; s < at.strips; ++s) {
-        lay(at.k + i, n + s * kStripColumns, scratch + s * GemmScratch::kSliceElements + i * kStripColumns);
-      }
+      lay(at, i, scratch);
     }
   }
 
  private:
 #if defined(__AVX512BF16__) || defined(LYNX_HAS_TILES)
   static constexpr int64_t kStepRows = 2;
-  LYNX_INLINE void lay(int64_t k, int64_t n, bf16* out) const {
-    _mm512_storeu_si512(out, interleave(row(k, n), row(k + 1, n)));
+  /// Rows i and i + 1 of the block as pairs, two strips at a time where both are whole.
+  LYNX_INLINE void lay(const Step& at, int64_t i, bf16* scratch) const {
+    const int64_t k = at.k + i, n = at.first * kStripColumns;
+    const bf16 *even = data + k * ld + n, *odd = k + 1 < K ? even + ld : nullptr;
+    bf16* out = scratch + i * kStripColumns;
+    for (int64_t s = 0; s < at.strips; s += 2) {
+      const int64_t left = N - n - s * kStripColumns;
+      const __m512i first = k < K ? row(even + s * kStripColumns, left) : _mm512_setzero_si512();
+      const __m512i second = odd != nullptr ? row(odd + s * kStripColumns, left) : _mm512_setzero_si512();
+      bf16* strip = out + s * GemmScratch::kSliceElements;
+      _mm512_storeu_si512(strip, _mm512_permutex2var_epi16(first, pairs(0), second));
+      if (s + 1 == at.strips) return;
+      _mm512_storeu_si512(strip + GemmScratch::kSliceElements, _mm512_permutex2var_epi16(first, pairs(16), second));
+    }
   }
-  LYNX_INLINE __m256i row(int64_t k, int64_t n) const {
-    if (k >= K) return _mm256_setzero_si256();
-    const __mmask16 mask = N - n >= kStripColumns ? static_cast<__mmask16>(0xffff) : tail_mask(N - n);
-    return _mm256_maskz_loadu_epi16(mask, data + k * ld + n);
+  static LYNX_INLINE __m512i row(const bf16* p, int64_t count) { return _mm512_castps_si512(load_pairs(p, count)); }
+  /// Places of the pairs `from` .. `from` + 16 of two rows of 32.
+  static LYNX_INLINE __m512i pairs(int from) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(from));
+    return _mm512_or_si512(place, _mm512_slli_epi32(_mm512_add_epi32(place, _mm512_set1_epi32(32)), 16));
   }
 #else
   static constexpr int64_t kStepRows = 1;
-  LYNX_INLINE void lay(int64_t k, int64_t n, float* out) const {
-    for (int64_t j = 0; j < kStripColumns; j += kWidth) {
-      store(out + j, n + j < N ? load_some(data + k * ld + n + j, N - n - j) : zero());
+  LYNX_INLINE void lay(const Step& at, int64_t i, float* scratch) const {
+    const int64_t n = at.first * kStripColumns;
+    const T* row = data + (at.k + i) * ld;
+    for (int64_t s = 0; s < at.strips; ++s) {
+      float* out = scratch + s * GemmScratch::kSliceElements + i * kStripColumns;
+      for (int64_t j = 0; j < kStripColumns; j += kWidth) {
+        const int64_t column = n + s * kStripColumns + j;
+        store(out + j, column < N ? load_some(row + column, N - column) : zero());
+      }
     }
   }
 #endif
@@ -188,7 +261,7 @@ struct PackedTransposedB {
   const T* data;
   int64_t N, K;
 
-  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0;
+  static constexpr int64_t kMostStrips = kGroupStrips, kFetched = 0, kDirectRows = 0;
   LYNX_INLINE const char* following(const Step&, int64_t) const { return nullptr; }
   LYNX_INLINE void prepare(const Step& at, Operand* scratch, const Operand** slices) const {
     const int64_t strip = packed_depth<T>(N) * kStripColumns;

@@ -7,8 +7,8 @@
 //   d_norm_weight = sum_t d_n unit(x)                d_norm_bias = sum_t d_n
 //   d_x    = dy + rstd (w d_n - mean(w d_n) - unit(x) mean(w d_n unit(x)))
 //
-// d_s needs no product of its own: sum_td dy (h up^T) = sum_tr h (dy up). n, pre and h are computed anew, not kept from
-// the forward pass. What stands between the products happens in their epilogues; n, h and d_pre stay for the weights'
+// d_s needs no product of its own: sum_td dy (h up^T) = sum_tr h (dy up). The forward pass keeps pre alone; n and h are
+// computed anew. What stands between the products happens in their epilogues; n, h and d_pre stay for the weights'
 // gradients, everything else for one chunk of rows.
 #pragma once
 #include "forward.h"
@@ -63,7 +63,7 @@ struct Backward {
   const BackwardParams& p;
   const BackwardScratch s;
   const GemmScratch products;
-  const Element *dy, *x, *norm_weight, *norm_bias, *down, *down_bias, *up, *up_bias;
+  const Element *dy, *x, *pre, *norm_weight, *norm_bias, *down, *up, *up_bias;
   // A finite s multiplies the products' results. An infinite or NaN one must meet their terms one by one, as in the
   // reference: inf * (a + b) is infinite where inf * a + inf * b is NaN.
   const float scaling, scale_first, scale_last;
@@ -74,10 +74,10 @@ struct Backward {
         products{s.products, BackwardScratch::product_rows(p), p.lanes},
         dy(in(p.dy)),
         x(in(p.x)),
+        pre(in(p.pre)),
         norm_weight(in(p.weights.norm_weight)),
         norm_bias(in(p.weights.norm_bias)),
         down(in(p.weights.down.data)),
-        down_bias(in(p.weights.down_bias)),
         up(in(p.weights.up.data)),
         up_bias(in(p.weights.up_bias)),
         scaling(to_float(*in(p.weights.scaling))),
@@ -97,27 +97,23 @@ struct Backward {
   }
 };
 
-/// normed, hidden and slope = silu'(pre), as the forward pass has them.
+/// normed, and hidden and slope = silu'(pre) from what the forward pass kept.
 template <class Element>
 void recompute(const Backward<Element>& b, int64_t begin, int64_t rows) {
   const BackwardParams& p = b.p;
   const Rows normed = b.normed(begin, rows), hidden = b.hidden(begin, rows);
-  for_rows(rows, p.D, [&](int64_t t) {
+  for_rows(rows, p.D + p.R, [&](int64_t t) {
     const Element* x = b.x + (begin + t) * p.x_stride;
     const RowStatistics of = b.s.statistics[begin + t] = row_statistics(x, p.D, p.eps);
     normalise_row(x, of, b.norm_weight, b.norm_bias, p.D, normed.data + t * normed.ld);
-  });
-  clear_padding(normed);
-  const auto activate = [&](int64_t t, int64_t r, int64_t count, const float* sums) {
-    for_vectors(count, [&](int64_t i, int64_t n) {
-      const Vec one = set1(1.0f);
-      const Vec pre = add(load_some(sums + i, n), load_some(b.down_bias + r + i, n));
-      const Vec sigmoid = div(one, add(one, vexp(sub(zero(), pre))));
-      store_some(hidden.data + t * hidden.ld + r + i, silu(pre), n);
-      store_some(b.s.slope + t * p.R + r + i, mul(sigmoid, fma(pre, sub(one, sigmoid), one)), n);
+    const Element* pre = b.pre + (begin + t) * p.R;
+    for_vectors(p.R, [&](int64_t i, int64_t n) {
+      const Vec one = set1(1.0f), value = load_some(pre + i, n);
+      const Vec sigmoid = div(one, add(one, vexp(sub(zero(), value))));
+      store_some(hidden.data + t * hidden.ld + i, silu(value), n);
+      store_some(b.s.slope + t * p.R + i, mul(sigmoid, fma(value, sub(one, sigmoid), one)), n);
     });
-  };
-  multiply_weight<Element>(normed, p.weights.down, p.R, b.products, activate);
+  });
 }
 
 /// One strip of sum_r h g.

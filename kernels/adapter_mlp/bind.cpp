@@ -49,56 +49,48 @@ struct WeightTensors {
 
 double flops(double T, double D, double R, int products) { return 2.0 * T * D * R * products; }
 
-void forward(const Kernels& kernels, const Tensor& x, const WeightTensors& weights, double eps, const Tensor& y) {
+/// `pre`: what the backward pass needs of the forward pass, or null.
+void forward(const Kernels& kernels, const Tensor& x, const WeightTensors& weights, double eps, const Tensor& y,
+             const Tensor* pre) {
   const Contract contract("adapter_mlp", x.dtype());
   Dim T{"T"}, D{"D"}, R{"R"};
   contract.expect("x", x, {&T, &D}, Layout::rows);
-  const Weights checked = weights.expect(contract, D, R);
+  ForwardParams p{};
+  p.weights = weights.expect(contract, D, R);
   contract.expect_output("y", y, {&T, &D}, Layout::rows);
-  ForwardParams params{
-      x.dtype(),     T,      D, R, x.address(), x.stride(0), checked, static_cast<float>(eps), y.address(), y.stride(0),
-      num_threads(), nullptr};
-  const Workspace workspace(kernels.forward_workspace(params));
-  params.workspace = workspace.data();
+  if (pre != nullptr) contract.expect_output("pre", *pre, {&T, &R});
+  p.dtype = x.dtype(), p.T = T, p.D = D, p.R = R, p.eps = static_cast<float>(eps), p.lanes = num_threads();
+  p.x = x.address(), p.x_stride = x.stride(0), p.y = y.address(), p.y_stride = y.stride(0);
+  p.pre = pre == nullptr ? nullptr : pre->address();
+  const Workspace workspace(kernels.forward_workspace(p));
+  p.workspace = workspace.data();
   const ReleaseGil release(flops(T, D, R, 2));
-  kernels.forward(params);
+  kernels.forward(p);
 }
 
-void backward(const Kernels& kernels, const Tensor& dy, const Tensor& x, const WeightTensors& weights, double eps,
-              const Tensor& dx, const WeightTensors& gradients) {
+void backward(const Kernels& kernels, const Tensor& dy, const Tensor& x, const Tensor& pre,
+              const WeightTensors& weights, double eps, const Tensor& dx, const WeightTensors& gradients) {
   const Contract contract("adapter_mlp_backward", x.dtype());
   Dim T{"T"}, D{"D"}, R{"R"};
   contract.expect("x", x, {&T, &D}, Layout::rows);
   contract.expect("dy", dy, {&T, &D}, Layout::rows);
-  const Weights checked = weights.expect(contract, D, R);
-  if (checked.down.packed || checked.up.packed) fail("adapter_mlp_backward: packed weights have no gradient");
+  BackwardParams p{};
+  p.weights = weights.expect(contract, D, R);
+  if (p.weights.down.packed || p.weights.up.packed) fail("adapter_mlp_backward: packed weights have no gradient");
+  contract.expect("pre", pre, {&T, &R});
   contract.expect_output("dx", dx, {&T, &D});
   gradients.expect(contract, D, R);
   const auto& g = gradients;
-  BackwardParams params{x.dtype(),
-                        T,
-                        D,
-                        R,
-                        dy.address(),
-                        dy.stride(0),
-                        x.address(),
-                        x.stride(0),
-                        checked,
-                        static_cast<float>(eps),
-                        dx.address(),
-                        g.norm_weight.address(),
-                        g.norm_bias.address(),
-                        g.down_weight.address(),
-                        g.down_bias.address(),
-                        g.up_weight.address(),
-                        g.up_bias.address(),
-                        g.scaling.address(),
-                        num_threads(),
-                        nullptr};
-  const Workspace workspace(kernels.backward_workspace(params));
-  params.workspace = workspace.data();
-  const ReleaseGil release(flops(T, D, R, 5));
-  kernels.backward(params);
+  p.dtype = x.dtype(), p.T = T, p.D = D, p.R = R, p.eps = static_cast<float>(eps), p.lanes = num_threads();
+  p.dy = dy.address(), p.dy_stride = dy.stride(0), p.x = x.address(), p.x_stride = x.stride(0), p.pre = pre.address();
+  p.dx = dx.address(), p.d_scaling = g.scaling.address();
+  p.d_norm_weight = g.norm_weight.address(), p.d_norm_bias = g.norm_bias.address();
+  p.d_down_weight = g.down_weight.address(), p.d_down_bias = g.down_bias.address();
+  p.d_up_weight = g.up_weight.address(), p.d_up_bias = g.up_bias.address();
+  const Workspace workspace(kernels.backward_workspace(p));
+  p.workspace = workspace.data();
+  const ReleaseGil release(flops(T, D, R, 4));
+  kernels.backward(p);
 }
 
 using In = const Tensor&;
@@ -108,14 +100,20 @@ void add_kernels(py::module_& m, const char* isa, const Kernels& kernels) {
               [&kernels](In x, In norm_weight, In norm_bias, In down_weight, In down_bias, In up_weight, In up_bias,
                          In scaling, double eps, In y) {
                 forward(kernels, x, {norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling}, eps,
-                        y);
+                        y, nullptr);
+              });
+  add_backend(m, "adapter_mlp_keeping", isa, kernels.dtypes,
+              [&kernels](In x, In norm_weight, In norm_bias, In down_weight, In down_bias, In up_weight, In up_bias,
+                         In scaling, double eps, In y, In pre) {
+                forward(kernels, x, {norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling}, eps,
+                        y, &pre);
               });
   add_backend(m, "adapter_mlp_backward", isa, kernels.dtypes,
-              [&kernels](In dy, In x, In norm_weight, In norm_bias, In down_weight, In down_bias, In up_weight,
+              [&kernels](In dy, In pre, In x, In norm_weight, In norm_bias, In down_weight, In down_bias, In up_weight,
                          In up_bias, In scaling, double eps, In dx, In d_norm_weight, In d_norm_bias, In d_down_weight,
                          In d_down_bias, In d_up_weight, In d_up_bias, In d_scaling) {
-                backward(kernels, dy, x, {norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling},
-                         eps, dx,
+                backward(kernels, dy, x, pre,
+                         {norm_weight, norm_bias, down_weight, down_bias, up_weight, up_bias, scaling}, eps, dx,
                          {d_norm_weight, d_norm_bias, d_down_weight, d_down_bias, d_up_weight, d_up_bias, d_scaling});
               });
 }

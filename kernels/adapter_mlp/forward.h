@@ -57,9 +57,11 @@ void forward_chunk(const ForwardParams& p, int64_t begin, int64_t rows, const Fo
   const Vec scaling = set1(to_float(*static_cast<const Element*>(p.weights.scaling)));
   const Rows normed{s.normed, Rows::distance(p.D), rows, p.D}, hidden{s.hidden, Rows::distance(p.R), rows, p.R};
   fill_rows(NormRows<Element>{x, p.x_stride, p.D, norm_weight, norm_bias, p.eps}, 0, normed);
+  auto* kept = static_cast<Element*>(p.pre);
   const auto activate = [&](int64_t t, int64_t r, int64_t count, const float* sums) {
     for_vectors(count, [&](int64_t i, int64_t n) {
       const Vec pre = add(load_some(sums + i, n), load_some(down_bias + r + i, n));
+      if (kept != nullptr) store_some(kept + (begin + t) * p.R + r + i, pre, n);
       store_some(hidden.data + t * hidden.ld + r + i, silu(pre), n);
     });
   };

@@ -13,7 +13,7 @@ from lynx_engine.errors import LynxError
 from lynx_engine.packing import unpack
 from lynx_engine.registry import Op, define, tensor_refusals
 
-from .reference import adapter_mlp_backward_reference, adapter_mlp_reference
+from .reference import adapter_mlp_backward_reference, adapter_mlp_keeping_reference, adapter_mlp_reference
 
 __all__ = ["adapter_mlp"]
 
@@ -65,8 +65,9 @@ class _AdapterMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         *tensors, ctx.eps, ctx.backend = args
-        ctx.save_for_backward(*tensors)
-        return _forward(*args)
+        y, pre = _keeping(*args)
+        ctx.save_for_backward(pre, *tensors)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -110,11 +111,20 @@ def _native_forward(kernel: Callable[..., None], x: Tensor, *weights_eps: Any) -
     return y
 
 
-def _native_backward(kernel: Callable[..., None], dy: Tensor, x: Tensor, *weights_eps: Any) -> tuple[Tensor, ...]:
+def _native_keeping(kernel: Callable[..., None], x: Tensor, *weights_eps: Any) -> tuple[Tensor, Tensor]:
+    *weights, eps = weights_eps
+    y, pre = x.new_empty(x.shape), x.new_empty(*x.shape[:-1], weights[3].shape[0])
+    kernel(_rows(x), *[w.contiguous() for w in weights], eps, _rows(y), _rows(pre))
+    return y, pre
+
+
+def _native_backward(
+    kernel: Callable[..., None], dy: Tensor, pre: Tensor, x: Tensor, *weights_eps: Any
+) -> tuple[Tensor, ...]:
     *weights, eps = weights_eps
     weights = [w.contiguous() for w in weights]
     dx, *gradients = [t.new_empty(t.shape) for t in (x, *weights)]
-    kernel(_rows(dy), _rows(x), *weights, eps, _rows(dx), *gradients)
+    kernel(_rows(dy), _rows(pre), _rows(x), *weights, eps, _rows(dx), *gradients)
     return (dx, *gradients)
 
 
@@ -124,7 +134,13 @@ def _reference_forward(*args: Any) -> Tensor:
     return adapter_mlp_reference(*_unpacked(*tensors), eps=eps)
 
 
-def _reference_backward(dy: Tensor, *args: Any) -> tuple[Tensor, ...]:
+def _reference_keeping(*args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, eps = args
+    _check_shapes(*tensors)
+    return adapter_mlp_keeping_reference(*tensors, eps=eps)
+
+
+def _reference_backward(dy: Tensor, pre: Tensor, *args: Any) -> tuple[Tensor, ...]:
     *tensors, eps = args
     return adapter_mlp_backward_reference(dy, *tensors, eps=eps)
 
@@ -135,12 +151,20 @@ def _fake_forward(*args: Any) -> Tensor:
     return tensors[0].new_empty(tensors[0].shape)
 
 
-def _fake_backward(dy: Tensor, *args: Any) -> tuple[Tensor, ...]:
+def _fake_keeping(*args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, _, _ = args
+    _check_shapes(*tensors)
+    x, down_bias = tensors[0], tensors[4]
+    return x.new_empty(x.shape), x.new_empty(*x.shape[:-1], down_bias.shape[0])
+
+
+def _fake_backward(dy: Tensor, pre: Tensor, *args: Any) -> tuple[Tensor, ...]:
     *tensors, _, _ = args
     return tuple(t.new_empty(t.shape) for t in tensors)
 
 
 _forward_op = Op("adapter_mlp", reference=_reference_forward, native=_native_forward, refusals=_refusals)
+_keeping_op = Op("adapter_mlp_keeping", reference=_reference_keeping, native=_native_keeping, refusals=_refusals)
 _backward_op = Op("adapter_mlp_backward", reference=_reference_backward, native=_native_backward, refusals=_refusals)
 
 _forward: Callable[..., Tensor] = define(
@@ -148,8 +172,13 @@ _forward: Callable[..., Tensor] = define(
     lambda *args: _forward_op(args[-1], *args[:-1]),
     _fake_forward,
 )
+_keeping: Callable[..., tuple[Tensor, Tensor]] = define(
+    f"adapter_mlp_keeping({_TENSORS}, float eps, str backend) -> (Tensor, Tensor)",
+    lambda *args: _keeping_op(args[-1], *args[:-1]),
+    _fake_keeping,
+)
 _backward: Callable[..., tuple[Tensor, ...]] = define(
-    f"adapter_mlp_backward(Tensor dy, {_TENSORS}, float eps, str backend)"
+    f"adapter_mlp_backward(Tensor dy, Tensor pre, {_TENSORS}, float eps, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     lambda *args: _backward_op(args[-1], *args[:-1]),
     _fake_backward,

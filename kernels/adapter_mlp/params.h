@@ -26,6 +26,7 @@ struct ForwardParams {
   float eps;
   void* y;
   int64_t y_stride;
+  void* pre;  // [T, R] before silu, for the backward pass; null: not wanted
   int64_t lanes;
   std::byte* workspace;
 };
@@ -37,6 +38,7 @@ struct BackwardParams {
   int64_t dy_stride;
   const void* x;
   int64_t x_stride;
+  const void* pre;  // [T, R]
   Weights weights;
   float eps;
   void *dx, *d_norm_weight, *d_norm_bias, *d_down_weight, *d_down_bias, *d_up_weight, *d_up_bias, *d_scaling;

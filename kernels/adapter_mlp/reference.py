@@ -27,6 +27,14 @@ def adapter_mlp_reference(
     return (wide_x + scaling * F.linear(hidden, up_weight, up_bias)).to(x.dtype)
 
 
+def adapter_mlp_keeping_reference(*tensors: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """The output, and what the backward pass takes of it: down LN(x) + down_bias, [..., R] in x's dtype."""
+    x, norm_weight, norm_bias, down_weight, down_bias, *_ = _widened(*tensors)
+    normed = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+    pre = F.linear(normed, down_weight, down_bias).to(tensors[0].dtype)
+    return adapter_mlp_reference(*tensors, eps=eps), pre
+
+
 def adapter_mlp_backward_reference(dy: Tensor, *tensors: Tensor, eps: float = 1e-5) -> tuple[Tensor, ...]:
     """The gradients of all eight tensors, given that of the output, written out.
 

@@ -55,7 +55,7 @@ Call backward(const Kernels& kernels, const Sizes& s) {
   const int64_t bytes = size_of(dtype);
   BackwardParams p{};
   p.dtype = dtype, p.T = T, p.D = D, p.R = R, p.eps = 1e-5f, p.lanes = 1, p.weights = weights(s);
-  p.x = numbers(dtype, T * D, 1.0f, 8), p.x_stride = D;
+  p.x = numbers(dtype, T * D, 1.0f, 8), p.x_stride = D, p.pre = numbers(dtype, T * R, 1.0f, 10);
   p.dy = numbers(dtype, T * D, 1.0f, 9), p.dy_stride = D;
   p.dx = zeros(T * D * bytes);
   p.d_norm_weight = zeros(D * bytes), p.d_norm_bias = zeros(D * bytes);
