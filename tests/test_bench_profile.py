@@ -34,7 +34,7 @@ def test_the_trace_has_ranges_named_like_ops(
     assert run(monkeypatch, *SMALL, "--mode", "both", "--repeat", 2, "--out", tmp_path) == 0
     events = json.loads((tmp_path / "adapter_mlp-both.trace.json").read_text())["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
-    wanted = ["adapter_mlp_keeping [reference]", "adapter_mlp_backward [reference]"]
+    wanted = ["adapter_mlp [reference]", "adapter_mlp_backward [reference]"]
     wanted += [f"adapter_mlp T=63 D=65 R=33 {mode}" for mode in ("forward", "backward")]
     assert {name: names.count(name) for name in wanted} == dict.fromkeys(wanted, 2)
     printed = capsys.readouterr().out
