@@ -28,13 +28,14 @@ class Backend:
     """One way to run an op.
 
     run(*args): the op. machine_refusals(): every reason why no call can run in this process; empty if some can.
-    call_refusals(*args): every reason why this call cannot run.
+    call_refusals(*args): every reason why this call cannot run. kernel: the compiled function below `run`, if any.
     """
 
     name: str
     run: Callable[..., Any]
     machine_refusals: Callable[[], Sequence[str]] = tuple
     call_refusals: Callable[..., Sequence[str]] = lambda *args: ()
+    kernel: Callable[..., None] | None = None
 
     def refusals(self, *args: Any) -> list[str]:
         return [*self.machine_refusals(), *self.call_refusals(*args)]
@@ -75,12 +76,19 @@ class Op:
             run=functools.partial(self._native, kernel),
             machine_refusals=functools.partial(native.isa_refusals, name.removeprefix("cpu_")),
             call_refusals=functools.partial(self._refusals, dtypes),
+            kernel=kernel,
         )
 
     def __call__(self, backend: str, *args: Any) -> Any:
         chosen = self.choose(backend, *args)
         self.last_used = chosen.name
         return chosen.run(*args)
+
+    def kernel(self, *args: Any) -> Callable[..., None] | None:
+        """The compiled function that "auto" takes for this call, for who makes many alike; None for the reference."""
+        chosen = self.choose("auto", *args)
+        self.last_used = chosen.name
+        return chosen.kernel
 
     def choose(self, backend: str, *args: Any) -> Backend:
         """The backend for this call. LynxError with all reasons if none of those asked for can run it."""

@@ -11,6 +11,7 @@ from .. import ops
 from ..config import LlamaConfig
 from .adapter import Adapter
 from .linear import Joint, Linear
+from .step import decode_step
 
 
 class Cache(Protocol):
@@ -90,7 +91,7 @@ class LlamaAttention(nn.Module):
         self.k_proj = Linear(dim, dim, bias=False)
         self.v_proj = Linear(dim, dim, bias=False)
         self.o_proj = Linear(dim, dim, bias=False)
-        self._qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
+        self.qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
 
     def forward(
         self,
@@ -102,7 +103,7 @@ class LlamaAttention(nn.Module):
         *,
         residual: Tensor | None = None,
     ) -> Tensor:
-        q, k, v = self._qkv.heads(x, self.num_heads)
+        q, k, v = self.qkv.heads(x, self.num_heads)
         if cache is None:
             q, k = ops.rope(q, k, *rope)
         else:
@@ -122,10 +123,10 @@ class LlamaMLP(nn.Module):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self._gate_up = Joint(self.gate_proj, self.up_proj, gated=True)
+        self.gate_up = Joint(self.gate_proj, self.up_proj, gated=True)
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None) -> Tensor:
-        return self.down_proj(self._gate_up.swiglu(x), residual=residual)
+        return self.down_proj(self.gate_up.swiglu(x), residual=residual)
 
 
 class LlamaLayer(nn.Module):
@@ -174,6 +175,11 @@ class LlamaModel(nn.Module):
         """`attention_mask` [B, past + S] with 0 at hidden keys; `position_ids` [B, S] default to past, past + 1, ..."""
         past = 0 if cache is None else cache.length
         rope = self._rope.rows(past, past + x.shape[1], x) if position_ids is None else self._rope.at(position_ids, x)
+        if cache is not None and x.shape[1] == 1 and prefix_lens is None:
+            hidden = decode_step(self, x, rope, attention_mask, cache)
+            if hidden is not None:
+                cache.advance(1)
+                return hidden
         for layer in self.layers:
             x = layer(x, rope, attention_mask, prefix_lens, cache)
         if cache is not None:

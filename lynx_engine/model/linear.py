@@ -97,7 +97,7 @@ class Joint:
         self._bias: Tensor | None = None
         self._views: tuple[Tensor, ...] = ()
         self._columns: list[tuple[int, int]] = []  # of each, the first in the joint product and how many
-        self._even = False  # all of one width, without padding
+        self.even = False  # all of one width, without padding
 
     def pack(self) -> None:
         """Pack all, if none of them is packed and all are frozen."""
@@ -111,7 +111,7 @@ class Joint:
             packed = [ops.pack_linear(weight) for weight in weights]
             rows = [part.shape[0] * part.shape[2] for part in packed]  # strips of 16
             begins = [0, *itertools.accumulate(rows)]
-            self._even = len({*rows, *(linear.out_features for linear in self.linears)}) == 1
+            self.even = len({*rows, *(linear.out_features for linear in self.linears)}) == 1
             self._columns = [(b, linear.out_features) for b, linear in zip(begins, self.linears, strict=False)]
             self._strips = torch.cat(packed)
             self._bias = _joint_bias(self.linears, self._columns, begins[-1])
@@ -122,7 +122,7 @@ class Joint:
 
     def __call__(self, x: Tensor, *, norm: nn.LayerNorm | None = None) -> tuple[Tensor, ...]:
         """What each Linear makes of norm(x)."""
-        strips = self._joint_strips()
+        strips = self.strips()
         if strips is None:
             return tuple(linear(x, norm=norm) for linear in self.linears)
         y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
@@ -131,8 +131,8 @@ class Joint:
     def heads(self, x: Tensor, num_heads: int, *, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
         """The same as [..., H, D]; for Linears of one width, two views of the joint product (a part alone takes three,
         of 1 us each)."""
-        strips = self._joint_strips()
-        if strips is None or not self._even:
+        strips = self.strips()
+        if strips is None or not self.even:
             return [part.unflatten(-1, (num_heads, -1)) for part in self(x, norm=norm)]
         y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
         return y.view(*y.shape[:-1], len(self.linears), num_heads, -1).unbind(-3)
@@ -142,7 +142,7 @@ class Joint:
 
         In the product's epilogue; but not where a gradient is wanted, which would compute the product once more.
         """
-        strips, width = self._joint_strips(), self.linears[0].out_features
+        strips, width = self.strips(), self.linears[0].out_features
         if strips is None:
             gate, up = (linear(x) for linear in self.linears)
             return ops.swiglu(gate, up)
@@ -151,8 +151,8 @@ class Joint:
         gate, up = ops.linear(x, strips).view(-1, 2, strips.shape[2]).unbind(1)  # strip by strip
         return ops.swiglu(gate, up).view(*x.shape[:-1], -1)[..., :width]
 
-    def _joint_strips(self) -> Tensor | None:
-        """The strips while every Linear still holds its view; loading, moving and unpacking replace the views."""
+    def strips(self) -> Tensor | None:
+        """The joint strips, while every Linear holds its view; loading, moving and unpacking replace the views."""
         for linear, view in zip(self.linears, self._views, strict=False):
             if linear.weight is not view:
                 self._strips, self._bias, self._views = None, None, ()
