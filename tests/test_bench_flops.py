@@ -24,7 +24,7 @@ POSITIONS = CONFIG.bridge.num_latents + TEXT
 @pytest.fixture(autouse=True)
 def _references(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ops in plain torch: a compiled kernel's products are hidden from the counter."""
-    for name in ("adapter_mlp", "patch_embed", "prefix_attention"):
+    for name in ("adapter_mlp", "linear", "patch_embed", "prefix_attention"):
         module = importlib.import_module(f"lynx_engine.kernels.{name}.reference")
         monkeypatch.setattr(ops, name, getattr(module, f"{name}_reference"))
 
