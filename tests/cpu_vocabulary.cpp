@@ -1,5 +1,6 @@
 // csrc/cpu under plain C names for tests/test_tiles.py and tests/test_vec.py, which compile this file for each ISA.
-#include "cpu/gemm_nt.h"
+#include "cpu/gemm_panels.h"
+#include "cpu/gemm_rows.h"
 #include "cpu/pair.h"
 #include "cpu/vec.h"
 #if defined(LYNX_HAS_TILES)
@@ -59,24 +60,23 @@ void narrow_scalar(const float* x, bf16* y, int64_t n) {
 float sum_of_lanes(const float* x) { return hsum(load(x)); }
 float largest_lane(const float* x) { return hmax(load(x)); }
 
-#if defined(LYNX_HAS_TILES)
-using Operand = bf16;
-#else
-using Operand = float;
-#endif
-
 // c [M, N] = a [M, K] @ b [N, K]^T; counts[m, n] is how many segments hold the element.
 void multiply(const Operand* a, const Operand* b, int64_t M, int64_t N, int64_t K, void* scratch, float* c,
               int32_t* counts) {
-  gemm_nt(a, K, b, K, M, N, K, static_cast<std::byte*>(scratch),
-          [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-            for (int64_t i = 0; i < count; ++i) {
-              c[m * N + n + i] = sums[i];
-              ++counts[m * N + n + i];
-            }
-          });
+  lynx::Arena arena(static_cast<std::byte*>(scratch));
+  const Rows rows{arena.take<Operand>(Rows::elements(M, K)), Rows::distance(K), M, K};
+  fill_rows(PlainRows<Operand>{a, K, K}, 0, rows);
+  multiply(rows, TransposedB<Operand>{b, K, N, K}, N, GemmScratch{arena.take<std::byte>(0), M, 1},
+           [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+             for (int64_t i = 0; i < count; ++i) {
+               c[m * N + n + i] = sums[i];
+               ++counts[m * N + n + i];
+             }
+           });
 }
-int64_t scratch_bytes(int64_t M, int64_t K) { return gemm_nt_scratch<Operand>(M, K); }
+int64_t scratch_bytes(int64_t M, int64_t K) {
+  return lynx::aligned_bytes(Rows::elements(M, K), sizeof(Operand)) + GemmScratch::bytes(M, 1);
+}
 
 #if defined(LYNX_HAS_TILES)
 

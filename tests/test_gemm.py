@@ -1,4 +1,4 @@
-"""gemm_nt, the matrix product that the ops share: exact to its rounding, and each element on its own."""
+"""gemm.h, the matrix product that the ops share: exact to its rounding, and each element on its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random_matrix(rng: np.random.Generator, *shape: int) -> Floats:
 
 
 def multiply(isa: str, a: Floats, b: Floats) -> Floats:
-    """a @ b^T by gemm_nt on scratch memory full of NaN; every element must have been given exactly once."""
+    """a @ b^T by gemm.h on scratch memory full of NaN; every element must have been given exactly once."""
     library = vocabulary(isa)
     library.scratch_bytes.restype = ctypes.c_int64
     (M, K), N = a.shape, b.shape[0]

@@ -3,7 +3,6 @@
 //   pack_a_tile     A[m][k] from `rows` x `depth` numbers, one row of A after the other
 //   pack_bt_tile    B[k][n] from the rows of B^T: a weight [N, K] of y = x W^T, or the keys of q k^T
 //   pack_b_tile     B[k][n] from the rows of B: the values of p v
-//   pack_bt_strip   32 columns of B over the whole depth: two tiles a step of 32 along K
 //
 // `ld` counts elements between rows. A zero beyond the edge adds 0 * 0: it never meets data, so no NaN spreads.
 #pragma once
@@ -18,8 +17,6 @@ namespace lynx::LYNX_ISA {
 
 constexpr int kStrip = 2 * kTileRows;
 
-/// value, but at least 0 and at most limit: how much of a tile the matrix fills.
-LYNX_INLINE int64_t at_most(int64_t value, int64_t limit) { return value < 0 ? 0 : value < limit ? value : limit; }
 LYNX_INLINE void clear_tile(bf16* tile) { __builtin_memset(tile, 0, kTileElements * sizeof(bf16)); }
 
 /// tile[m][k] = a[m * ld + k] for m < rows <= 16, k < depth <= 32.
@@ -52,15 +49,5 @@ LYNX_INLINE void pack_b_tile(bf16* tile, const bf16* b, int64_t ld, int64_t dept
 
 /// bfloat16 numbers in a strip of `depth` values of k.
 LYNX_INLINE int64_t strip_elements(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth * 2 * kTileElements; }
-
-/// The strip of columns bt[n * ld + k], n < columns <= 32: for each 32 of K a tile of columns 0-15 and one of 16-31.
-inline void pack_bt_strip(bf16* strip, const bf16* bt, int64_t ld, int64_t columns, int64_t depth) {
-  for (int64_t k = 0; k < depth; k += kTileDepth) {
-    const int64_t length = at_most(depth - k, kTileDepth);
-    for (int64_t n = 0; n < kStrip; n += kTileRows, strip += kTileElements) {
-      pack_bt_tile(strip, bt + n * ld + k, ld, at_most(columns - n, kTileRows), length);
-    }
-  }
-}
 
 }  // namespace lynx::LYNX_ISA

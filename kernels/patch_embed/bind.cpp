@@ -7,6 +7,7 @@
 #include "core/backends.h"
 #include "core/contract.h"
 #include "core/gil.h"
+#include "core/parallel.h"
 #include "core/workspace.h"
 #include "params.h"
 #include "patch_embed_backends.h"
@@ -73,6 +74,7 @@ void forward(const Kernels& kernels, In image, In weight, In bias, In pos_embed,
   params.pos_embed = pos_embed.address();
   params.cls_token = cls_token.address();
   params.out = out.address();
+  params.lanes = num_threads();
   const Workspace workspace(kernels.workspace(params));
   params.workspace = workspace.data();
   const ReleaseGil release(2.0 * out.numel() * 3 * P * P);

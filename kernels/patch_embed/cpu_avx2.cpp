@@ -1,2 +1,2 @@
 // AVX2: the text of forward.h over 8 lanes; see README.md.
-#include "vector_kernels.h"
+#include "forward.h"

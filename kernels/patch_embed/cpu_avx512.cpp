@@ -1,2 +1,2 @@
 // AVX-512: the text of forward.h over 16 lanes; see README.md.
-#include "vector_kernels.h"
+#include "forward.h"

@@ -26,6 +26,7 @@ struct Params {
   const void* pos_embed;  // [1 + grid_h * grid_w, D]
   const void* cls_token;  // [D]
   void* out;              // [batch, 1 + grid_h * grid_w, D]
+  int64_t lanes;          // threads
   std::byte* workspace;
 };
 

@@ -1,25 +1,35 @@
-// Pixels to rows of the patch matrix, for every ISA: read, normalise, flatten as (channel, row, column).
+// Pixels to rows of the patch matrix, a source of A for cpu/gemm.h: read, normalise, flatten as (channel, row, column).
 #pragma once
+#include "cpu/gemm.h"
 #include "cpu/loops.h"
-#include "cpu/vec.h"
 #include "params.h"
 
 namespace lynx::LYNX_ISA {
 
 using patch_embed::Params;
 
-/// Reads the patches of one call as `Operand`s. (x - mean) / std is computed as it is written, every operation rounded to
-/// float32: these are the numbers that the model was trained on. A byte has 256 values, so for bytes it is a table.
-template <class Operand>
-class PatchReader {
+LYNX_INLINE int64_t num_patches(const Params& p) { return p.grid_h * p.grid_w; }
+LYNX_INLINE int64_t patch_depth(const Params& p) { return 3 * p.patch_size * p.patch_size; }
+
+/// The patches of one call, counted through all images. (x - mean) / std is computed as it is written, every operation
+/// rounded to float32: these are the numbers that the model was trained on. Bytes have 256 values: for them it is a table.
+class PatchRows {
  public:
-  LYNX_INLINE explicit PatchReader(const Params& p) : p_(p) {
+  LYNX_INLINE explicit PatchRows(const Params& p) : p_(p) {
     if (p.pixel_type != DType::u8) return;
     for (int c = 0; c < 3; ++c) {
       for (int byte = 0; byte < 256; ++byte) assign(table_[c][byte], normalise(static_cast<float>(byte) / 255.0f, c));
     }
   }
 
+  LYNX_INLINE void fill(int64_t first, int64_t count, Operand* out, int64_t ld) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t b = (first + i) / num_patches(p_), n = (first + i) % num_patches(p_);
+      read(b, n / p_.grid_w, n % p_.grid_w, out + i * ld);
+    }
+  }
+
+ private:
   /// row[0 .. 3 * patch_size^2) = the patch at grid position (y, x) of image b.
   LYNX_INLINE void read(int64_t b, int64_t y, int64_t x, Operand* row) const {
     const int64_t corner = b * p_.stride_b + p_.patch_size * (y * p_.stride_y + x * p_.stride_x);
@@ -30,7 +40,6 @@ class PatchReader {
     }
   }
 
- private:
   LYNX_INLINE float normalise(float x, int c) const { return p_.normalise ? (x - p_.mean[c]) / p_.std[c] : x; }
 
   LYNX_INLINE void read_line(int64_t offset, int c, Operand* line) const {
