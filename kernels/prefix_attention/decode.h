@@ -57,6 +57,7 @@ class DecodeSpan {
   /// record(h): where head h leaves its sums.
   template <class RecordOf>
   void run(const RecordOf& record) {
+    if constexpr (Keys::kScaled) gather_scales();
     for (int64_t j = 0; j < count_; j += kRows) score(j);
     for (int64_t h = 0; h < queries_.heads; ++h) weigh_head(h, record(h));
     for (int64_t j = 0; j < count_; j += kRows) add_values(j, record);
@@ -68,20 +69,24 @@ class DecodeSpan {
   using T = typename Keys::Element;
 
   void score(int64_t j) {
-    const T* rows[kRows];
-    const float* scales[kRows];
-    for (int64_t i = 0; i < kRows; ++i) {
-      const int64_t key = first_ + min_of(j + i, count_ - 1);
-      rows[i] = keys_.k(key), scales[i] = keys_.k_scales(key);
-    }
-    const T* next[kRows];
+    const T *rows[kRows], *next[kRows];
+    for (int64_t i = 0; i < kRows; ++i) rows[i] = keys_.k(first_ + min_of(j + i, count_ - 1));
     for (int64_t i = 0; i < kRows; ++i) next[i] = j + kRows < count_ ? k_row(j + kRows + i) : v_row(i);
     const int64_t lda = queries_.ldq() / kPerWord;
     for (int64_t h = 0; h < queries_.heads; ++h) {
       prefetch(rows, next, h + kAhead, keys_.k_head);
       Stream<Math>::scores(s(h) + j, queries_.words(h), lda, queries_.rows, rows, h * keys_.k_head, queries_.dim);
-      if constexpr (Keys::kScaled) {
-        for (int64_t r = 0; r < queries_.rows; ++r) scale_columns(s(h) + r * kSpan + j, scales, h);
+    }
+  }
+
+  /// The scales of the span's rows for all heads, [head, kSpan]; zeros beyond the last row.
+  void gather_scales() {
+    for (int64_t j = 0; j < round_up(count_, kWidth); ++j) {
+      const float *k = nullptr, *v = nullptr;
+      if (j < count_) k = keys_.k_scales(first_ + j), v = keys_.v_scales(first_ + j);
+      for (int64_t h = 0; h < queries_.heads; ++h) {
+        k_scales_[h * kSpan + j] = k == nullptr ? 0.0f : k[h];
+        v_scales_[h * kSpan + j] = v == nullptr ? 0.0f : v[h];
       }
     }
   }
@@ -98,28 +103,22 @@ class DecodeSpan {
     for (int64_t i = 0; i < kRows; ++i) prefetch_row((here ? rows[i] : next[i]) + offset, queries_.dim);
   }
 
-  LYNX_INLINE static void scale_columns(float* s, const float* const (&scales)[kRows], int64_t h) {
-    for (int64_t i = 0; i < kRows; ++i) s[i] *= scales[i][h];
-  }
-
   void weigh_head(int64_t h, const Record& sums) {
     const int64_t columns = round_up(count_, kWidth);
     const uint8_t* flags = queries_.kv_mask == nullptr ? nullptr : queries_.kv_mask + first_;
     for (int64_t r = 0; r < queries_.rows; ++r) {
       float* const row = s(h) + r * kSpan;
+      if constexpr (Keys::kScaled) {
+        for (int64_t j = 0; j < columns; j += kWidth)
+          store(row + j, mul(load(row + j), load(k_scales_ + h * kSpan + j)));
+      }
       const int64_t visible = max_of(0, min_of(queries_.key_limit[r] - first_, count_));
       sums.max(r) = mask_scores(row, columns, {visible, count_, flags}, queries_.softmax_scale);
       sums.sum(r) = weigh(row, columns, sums.max(r), [&](int64_t j, Vec weights) __attribute__((always_inline)) {
-        if constexpr (Keys::kScaled) weights = mul(weights, value_scales(h, j));
+        if constexpr (Keys::kScaled) weights = mul(weights, load(v_scales_ + h * kSpan + j));
         Math::put(p(h) + r * kSpan + j, weights);
       });
     }
-  }
-
-  LYNX_INLINE Vec value_scales(int64_t h, int64_t j) const {
-    float lanes[kWidth];
-    for (int64_t i = 0; i < kWidth; ++i) lanes[i] = keys_.v_scales(first_ + min_of(j + i, count_ - 1))[h];
-    return load(lanes);
   }
 
   template <class RecordOf>
@@ -145,6 +144,8 @@ class DecodeSpan {
   const int64_t first_, count_;
   alignas(64) float s_[kTaskRows * kSpan];
   alignas(64) typename Math::Operand p_[kTaskRows * kSpan];
+  alignas(64) float k_scales_[Keys::kScaled ? kTaskRows * kSpan : 1];
+  alignas(64) float v_scales_[Keys::kScaled ? kTaskRows * kSpan : 1];
   alignas(64) float chunk_[kTaskRows * record_row(kMaxHeadDim)];
 };
 
@@ -156,7 +157,6 @@ struct DenseKeys {
   int64_t k_head, v_head, count;
   LYNX_INLINE const T* k(int64_t j) const { return k_rows[j]; }
   LYNX_INLINE const T* v(int64_t j) const { return v_rows[j]; }
-  LYNX_INLINE const float* k_scales(int64_t) const { return nullptr; }
 };
 
 /// Task t: span s of the heads of group g of sequence b, where t = (b * num_spans + s) * num_groups + g.

@@ -38,7 +38,7 @@ struct PagedKeys {
   int64_t k_head, v_head, count;
   LYNX_INLINE const T* k(int64_t j) const { return k_rows[j]; }
   LYNX_INLINE const T* v(int64_t j) const { return v_rows[j]; }
-  LYNX_INLINE const float* k_scales(int64_t j) const { return kScaled ? k_rows.scale(j) : nullptr; }
+  LYNX_INLINE const float* k_scales(int64_t j) const { return k_rows.scale(j); }
   LYNX_INLINE const float* v_scales(int64_t j) const { return v_rows.scale(j); }
 };
 

@@ -10,15 +10,14 @@ LYNX_INLINE __mmask32 first_halves(int64_t n) {
 
 /// The first n <= 32 numbers at p; zeros beyond.
 LYNX_INLINE __m512i load_halves(const bf16* p, int64_t n) { return _mm512_maskz_loadu_epi16(first_halves(n), p); }
-LYNX_INLINE __m512i load_halves(const int8_t* p, int64_t n) {
+#if defined(__AVX512BF16__)
+LYNX_INLINE __m512i load_halves(const int8_t* p, int64_t n) {  // exact: 8 bits of magnitude
   const __m256i bytes = _mm256_maskz_loadu_epi8(first_halves(n), p);
-  const auto as_bf16 = [](__m128i x) __attribute__((always_inline)) {  // exact: 8 bits of magnitude
-    const __m512 floats = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(floats), 16));
-  };
-  const __m512i low = _mm512_castsi256_si512(as_bf16(_mm256_castsi256_si128(bytes)));
-  return _mm512_inserti64x4(low, as_bf16(_mm256_extracti128_si256(bytes, 1)), 1);
+  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(bytes)));
+  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(bytes, 1)));
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
+#endif
 template <class T>
 LYNX_INLINE Vec load_pairs(const T* p, int64_t n) {
   return _mm512_castsi512_ps(load_halves(p, n));

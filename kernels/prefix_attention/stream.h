@@ -38,14 +38,14 @@ struct Stream {
   template <class T>
   static void values(float* o, float* chunk, int64_t ldo, const float* p, int64_t rows, const T* const (&value)[kRows],
                      int64_t offset, const SpanRows& part, int64_t dim) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* const p_r = p + r * kSpan / kPerWord;
-      float *const o_r = o + r * ldo, *const chunk_r = chunk + r * ldo;
-      int64_t d = 0;
-      for (; d + kVectors * kWidth <= dim; d += kVectors * kWidth) {
-        values_of<kVectors>(o_r + d, chunk_r + d, p_r, value, offset + d, part, dim - d);
-      }
-      for (; d < dim; d += 2 * kWidth) values_of<2>(o_r + d, chunk_r + d, p_r, value, offset + d, part, dim - d);
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {  // four rows share what was interleaved or widened
+      values_of_rows<4, kVectors / 2>(o + r * ldo, chunk + r * ldo, ldo, p + r * kSpan / kPerWord, value, offset, part,
+                                      dim);
+    }
+    for (; r < rows; ++r) {
+      values_of_rows<1, kVectors>(o + r * ldo, chunk + r * ldo, ldo, p + r * kSpan / kPerWord, value, offset, part,
+                                  dim);
     }
   }
 
@@ -97,28 +97,47 @@ struct Stream {
     for (int m = 0; m < M; ++m) _mm256_storeu_ps(s + m * kSpan, total[m]);
   }
 
-  template <int N, class T>
-  LYNX_INLINE static void values_of(float* o, float* chunk, const float* p, const T* const* value, int64_t offset,
-                                    const SpanRows& part, int64_t dim) {
+  template <int M, int N, class T>
+  LYNX_INLINE static void values_of_rows(float* o, float* chunk, int64_t ldo, const float* p,
+                                         const T* const (&value)[kRows], int64_t offset, const SpanRows& part,
+                                         int64_t dim) {
+    int64_t d = 0;
+    for (; d + N * kWidth <= dim; d += N * kWidth) {
+      values_of<M, N, true>(o + d, chunk + d, ldo, p, value, offset + d, part, dim - d);
+    }
+    for (; d < dim; d += 2 * kWidth) {
+      values_of<M, 2, false>(o + d, chunk + d, ldo, p, value, offset + d, part, dim - d);
+    }
+  }
+
+  /// M rows and N vectors of them; kFull: all of the vectors' columns are there.
+  template <int M, int N, bool kFull, class T>
+  LYNX_INLINE static void values_of(float* o, float* chunk, int64_t ldo, const float* p, const T* const* value,
+                                    int64_t offset, const SpanRows& part, int64_t dim) {
     constexpr int64_t kChunkRows = min_of(Math::kKeyChunk * kPerWord, kSpan);
     const bool starts = part.first % kChunkRows == 0;
     const bool ends = (part.first + kRows) % kChunkRows == 0 || part.first + kRows >= part.all;
-    Vec sum[N];
-    for (int n = 0; n < N; ++n) sum[n] = starts ? zero() : load(chunk + n * kWidth);
+    Vec sum[M][N];
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) sum[m][n] = starts ? zero() : load(chunk + m * ldo + n * kWidth);
+    }
     for (int64_t step = 0; step * kPerWord < part.count; ++step) {
-      const Vec p_step = set1(p[step]);
       for (int n = 0; n < N; n += kPerWord) {
-        constexpr bool kFull = N == kVectors;
         const int64_t left = kFull ? kWidth * kPerWord : dim - n * kWidth;
         Vec words[kPerWord];
         Math::load_depth(words, value, step, part.count, offset + n * kWidth, left);
-        for (int i = 0; i < kPerWord; ++i) sum[n + i] = Math::multiply_add(p_step, words[i], sum[n + i]);
+        for (int m = 0; m < M; ++m) {
+          const Vec p_m = set1(p[m * (kSpan / kPerWord) + step]);
+          for (int i = 0; i < kPerWord; ++i) sum[m][n + i] = Math::multiply_add(p_m, words[i], sum[m][n + i]);
+        }
       }
     }
     const bool adds = ends && part.first >= kChunkRows;
-    float* const out = ends ? o : chunk;
-    for (int n = 0; n < N && n * kWidth < dim; ++n) {
-      store(out + n * kWidth, adds ? add(load(o + n * kWidth), sum[n]) : sum[n]);
+    for (int m = 0; m < M; ++m) {
+      float *const o_m = o + m * ldo, *const out = ends ? o_m : chunk + m * ldo;
+      for (int n = 0; n < N && n * kWidth < dim; ++n) {
+        store(out + n * kWidth, adds ? add(load(o_m + n * kWidth), sum[m][n]) : sum[m][n]);
+      }
     }
   }
 };
