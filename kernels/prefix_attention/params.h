@@ -16,7 +16,7 @@ constexpr int64_t kFewQueries = 8;
 constexpr int64_t kTaskRows = 64;
 
 /// Floats of a row in a record of partial sums: o, filled up to a cache line, and a line for its maximum and sum.
-constexpr int64_t record_row(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 16; }
+__attribute__((always_inline)) constexpr int64_t record_row(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 16; }
 
 /// Sequences, heads and the mask. Dense: sequence b is row b of a batch. Packed: rows cu_seqlens[b] to cu_seqlens[b + 1].
 struct Problem {
@@ -76,7 +76,7 @@ struct ForwardParams {
 };
 
 /// Workspace of one head's backward: delta of each query, and dQ in float32 with rows and head dim padded for tiles.
-constexpr int64_t backward_floats(int64_t num_queries, int64_t head_dim) {
+__attribute__((always_inline)) constexpr int64_t backward_floats(int64_t num_queries, int64_t head_dim) {
   return (num_queries + 15) / 16 * 16 + (num_queries + 31) / 32 * 32 * ((head_dim + 31) / 32 * 32);
 }
 
