@@ -236,7 +236,7 @@ class Train:
         torch.set_float32_matmul_precision("medium")
         model, tokenizer = new_model(), _run_tokenizer(self.out / "tokenizer")
         for phase in phases(model, tokenizer, self.scale):
-            config = FitConfig(phase.steps, phase.peak_lr, phase.start_lr)
+            config = FitConfig(phase.steps, phase.peak_lr, phase.start_lr, betas=phase.betas)
             fit(phase.module, phase.batch, phase.loss, config, self.out, name=phase.name)
         print(save_model(model, self.out / "model", tokenizer_folder=self.out / "tokenizer", dtype="bfloat16"))
 

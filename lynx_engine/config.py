@@ -241,15 +241,16 @@ PRESETS: dict[str, LynxConfig] = {
         vision=VisionConfig(
             image_size=64, patch_size=8, hidden_size=192, num_layers=4, num_heads=6, intermediate_size=768
         ),
-        bridge=BridgeConfig(num_layers=2, num_latents=32),
+        bridge=BridgeConfig(num_layers=3, num_latents=32),
         llm=LlamaConfig(
-            vocab_size=641,
+            vocab_size=640,
             hidden_size=192,
             num_layers=4,
             num_heads=6,
             intermediate_size=512,
             max_position_embeddings=512,
-            pad_token_id=640,
+            rope_theta=1e6,
+            pad_token_id=639,
         ),
         adapter_freq=1,
         name="demo",

@@ -13,12 +13,16 @@ from lynx_engine.cli import main
 from lynx_engine.demo import evaluate, train_tokenizer, weights_folder
 from lynx_engine.demo.batches import clip_batch, picture_batch
 from lynx_engine.demo.clip_questions import CLIP_KINDS, ask_about_clip, clip_caption
+from lynx_engine.demo.describe import describe_clip, describe_scene
 from lynx_engine.demo.dialogue import encode_rounds
 from lynx_engine.demo.draw import draw_frames, draw_scene
-from lynx_engine.demo.questions import KINDS, Round, ask_about, caption
+from lynx_engine.demo.initial import initialise
+from lynx_engine.demo.questions import KINDS, NAME_KINDS, Round, ask_about, caption, practise
+from lynx_engine.demo.recipe import new_model
 from lynx_engine.demo.scene import COLOURS, SHAPES, Clip, Event, Scene, Thing, Word, sample_clip, sample_scene
 from lynx_engine.demo.vision_task import label
 from lynx_engine.model import IGNORE_INDEX
+from lynx_engine.model.decoder import apply_rope, rope_tables
 from lynx_engine.text import Tokenizer, render_chat
 
 SAMPLE = weights_folder().parent / "assets" / "sample.png"
@@ -223,3 +227,47 @@ def test_shipped_model_answers_as_measured():
     assert scores.images.asked == 500
     assert scores.images.right >= 415, str(scores)
     assert scores.clips.right >= 132, str(scores)
+
+
+def test_descriptions_put_facts_behind_names():
+    assert describe_scene(SCENE) == (
+        "white; red circle red circle big red circle top left red circle147; "
+        "red star red star small red star bottom red star268; blue star blue star small blue star right blue star359; "
+        "leftmost red circle; rightmost blue star; top red circle; bottom red star; biggest red circle; "
+        "smallest blue star; word cat"
+    )
+    assert describe_clip(CLIP) == "video gray; moves right red heart moves right; stays blue cross stays"
+
+
+def test_practice_is_of_different_questions_of_the_kinds_asked_for():
+    names = {kind.name for kind in NAME_KINDS}
+    for seed in range(20):
+        rounds = practise(SCENE, Random(seed), 6, NAME_KINDS)
+        assert rounds and {asked.kind for asked in rounds} <= names
+        assert len({(asked.kind, asked.question) for asked in rounds}) == len(rounds) <= 6
+
+
+def test_the_language_model_starts_with_heads_that_find_names():
+    """First layer: one, two, three tokens back. Second: to what follows the same name, and the same single token."""
+    tokenizer, llm = Tokenizer(train_tokenizer()), new_model().LLM
+    initialise(llm)
+    layers = list(llm.model.layers)[:2]
+    ids = torch.tensor([tokenizer.encode("red star big; blue circle small; is the blue circle", add_bos=False)])
+    seen = [tokenizer.decode([i]).strip() for i in ids[0].tolist()]
+    x = llm.model.embed_tokens(ids)
+    rope = rope_tables(torch.arange(len(seen))[None], llm.model.config.head_dim, llm.model.config.rope_theta, x.dtype)
+    looked = []
+    with torch.no_grad():
+        for layer in layers:
+            normed, attention = layer.input_layernorm(x), layer.self_attn
+            q, k = (
+                apply_rope(proj(normed).unflatten(-1, (attention.num_heads, -1)), *rope)[0, :, :4]
+                for proj in (attention.q_proj, attention.k_proj)
+            )
+            looked.append(torch.einsum("hd,khd->hk", q[-1], k).argmax(dim=1).tolist())
+            x = layer(x, rope)
+    last = len(seen) - 1
+    assert looked[0][:3] == [last - 1, last - 2, last - 3]
+    behind = seen.index("circle") + 1
+    assert seen[behind] == "small"
+    assert looked[1][0] == looked[1][3] == behind

@@ -19,7 +19,8 @@ from .questions import Round, ask_about, caption
 from .scene import LANGUAGE, WORDS, sample_clip, sample_scene
 
 PROMPT = "User: {question}\nBot:"
-VOCAB_SIZE = 640
+VOCAB_SIZE = 639  # 640 with the pad token: products with the output matrix like multiples of 16
+_SPEAKERS = ["User:", "Bot:"]
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
 
 
@@ -43,6 +44,7 @@ def train_tokenizer() -> bytes:
         split_digits=True,
         character_coverage=1.0,
         required_chars=_ALPHABET,
+        user_defined_symbols=_SPEAKERS,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         num_threads=1,

@@ -5,7 +5,7 @@ A kind makes the values of its phrasings' placeholders and the answer, or None w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -28,9 +28,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Kind:
+    """`practice`: how often training asks it, beside the others; more where it is learned late."""
+
     name: str
     phrasings: tuple[str, ...]
     make: Callable[[Scene, Random], Values | None]
+    practice: float = 1.0
 
     def ask(self, scene: Scene, rng: Random) -> Round | None:
         made = self.make(scene, rng)
@@ -55,6 +58,18 @@ def ask_about(scene: Scene, rng: Random, count: int) -> list[Round]:
             if len(found) == count:
                 break
     return found
+
+
+def practise(scene: Scene, rng: Random, count: int, kinds: Sequence[Kind]) -> list[Round]:
+    """`count` different questions (fewer if there are not so many), drawn from `kinds` by their `practice`."""
+    found: dict[tuple[str, str], Round] = {}
+    for kind in rng.choices(kinds, [kind.practice for kind in kinds], k=4 * count):
+        asked = kind.ask(scene, rng)
+        if asked is not None:
+            found.setdefault((asked.kind, asked.question), asked)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def caption(scene: Scene, rng: Random) -> Round:
@@ -245,6 +260,7 @@ KINDS: tuple[Kind, ...] = (
             "count the shapes.",
         ),
         _count_all,
+        0.3,
     ),
     Kind(
         "count a colour",
@@ -260,16 +276,19 @@ KINDS: tuple[Kind, ...] = (
         "count a shape",
         ("how many {shapes} are there?", "how many {shapes} are in the picture?", "count the {shapes}."),
         _count_shape,
+        0.5,
     ),
     Kind(
         "existence",
         ("is there {name}?", "is there {name} in the picture?", "do you see {name}?", "can you see {name}?"),
         _exists,
+        0.6,
     ),
     Kind(
         "existence of a shape",
         ("is there a {shape}?", "is there a {shape} in the picture?", "do you see a {shape}?", "any {shape} here?"),
         _exists_shape,
+        0.5,
     ),
     Kind(
         "position",
@@ -279,6 +298,7 @@ KINDS: tuple[Kind, ...] = (
             "what is the position of the {name}?",
         ),
         _position,
+        1.5,
     ),
     Kind(
         "left or right",
@@ -288,11 +308,13 @@ KINDS: tuple[Kind, ...] = (
             "does the {a} lie {side} of the {b}?",
         ),
         _left_or_right,
+        1.5,
     ),
     Kind(
         "above or below",
         ("is the {a} {side} the {b}?", "does the {a} lie {side} the {b}?", "can you see the {a} {side} the {b}?"),
         _above_or_below,
+        1.5,
     ),
     Kind(
         "outermost",
@@ -319,6 +341,7 @@ KINDS: tuple[Kind, ...] = (
             "what is written in the picture?",
         ),
         _read,
+        0.6,
     ),
     Kind(
         "background",
@@ -329,11 +352,13 @@ KINDS: tuple[Kind, ...] = (
             "what is the background color?",
         ),
         _background,
+        0.3,
     ),
     Kind(
         "comparison of counts",
         ("are there more {a} than {b}?", "do you see more {a} than {b}?", "is the number of {a} larger than of {b}?"),
         _compare_counts,
+        0.5,
     ),
     Kind(
         "same colour",
@@ -345,3 +370,5 @@ KINDS: tuple[Kind, ...] = (
         _same_colour,
     ),
 )
+_OF_NAMES = ("colour of a shape", "shape of a colour", "position", "size")
+NAME_KINDS = tuple(kind for kind in KINDS if kind.name in _OF_NAMES)

@@ -20,11 +20,11 @@ from ..model.decoder import LlamaLayer
 from ..text import Tokenizer
 from .batches import Pictured, clip_batch, picture_batch, text_batch
 from .dialogue import Rows
-from .scene import CROWDED
+from .initial import initialise
 from .vision_task import VisionTask, labelled_batch, place_patches
 
 BATCH = 16
-CLIP_BATCH = 6
+CLIP_BATCH = 8
 VISION_BATCH = 32
 
 
@@ -38,6 +38,7 @@ class Phase:
     module: nn.Module
     batch: Callable[[int], Any]
     loss: Callable[[Any], Tensor]
+    betas: tuple[float, float] = (0.9, 0.999)
 
     @property
     def start_lr(self) -> float:
@@ -73,21 +74,26 @@ def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterat
     def pictured_loss(batch: Pictured) -> Tensor:
         return _loss(model, batch.rows, **{"videos" if batch.pixels.ndim == 5 else "images": batch.pixels})
 
+    def text(step: int) -> Rows:
+        return text_batch(tokenizer, step, BATCH, names_only=step < steps(_NAMES), pairs_only=step < steps(_PAIRS))
+
     def pictures(step: int) -> Pictured:
-        return picture_batch(tokenizer, step, BATCH, side, CROWDED)
+        return picture_batch(tokenizer, step, BATCH, side)
 
     def pictures_and_clips(step: int) -> Pictured:
-        number = steps(_PRETRAIN) + step
+        """Two batches of pictures, then one of clips."""
+        clips = step // 3
         if step % 3 == 2:
-            return clip_batch(tokenizer, number, CLIP_BATCH, side)
-        return picture_batch(tokenizer, number, BATCH, side)
+            return clip_batch(tokenizer, clips, CLIP_BATCH, side)
+        return picture_batch(tokenizer, steps(_PRETRAIN) + step - clips, BATCH, side)
 
     model.freeze(vision=True, llm=False)
+    initialise(model.LLM)
     layers = cast("list[LlamaLayer]", list(model.LLM.model.layers))
     adapters = [layer.output_adapter for layer in layers]
     for layer in layers:
         layer.output_adapter = None
-    yield Phase("language", steps(_LANGUAGE), 1e-3, model.LLM, lambda n: text_batch(tokenizer, n, BATCH), text_loss)
+    yield Phase("language", steps(_LANGUAGE), 1e-3, model.LLM, text, text_loss, betas=(0.9, 0.95))
     for layer, adapter in zip(layers, adapters, strict=True):
         layer.output_adapter = adapter
 
@@ -101,7 +107,10 @@ def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterat
     yield Phase("finetune", steps(_FINETUNE), 8e-4, model, pictures_and_clips, pictured_loss)
 
 
-_LANGUAGE, _VISION, _PRETRAIN, _FINETUNE = 2200, 3200, 1800, 2800
+_LANGUAGE, _VISION, _PRETRAIN, _FINETUNE = 4500, 3600, 3200, 4200
+# Of the language model's steps, the first ask only what is said of a name, of two things only; the next ask anything
+# about two things. To find a thing by its name is learned among few, or very late.
+_NAMES, _PAIRS = 700, 1200
 
 
 def _loss(model: LynxModel, rows: Rows, **pixels: Tensor) -> Tensor:

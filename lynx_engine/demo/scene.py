@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
@@ -59,18 +59,17 @@ class Word:
 class World:
     """What scenes are made of.
 
-    most: things in a picture without a word. radius: of small and of big things. lone_radius: of a big thing on its
-    own, which may fill most of the picture. word_height; word_floor: lowest and highest distance of a word from the
-    picture's lower edge.
+    most: things in a picture without a word. small_radius, big_radius: lowest and highest. lone_radius: of a big thing
+    on its own, which may fill most of the picture. word_height; word_floor: lowest and highest distance of a word from
+    the picture's lower edge.
     """
 
     colours: tuple[str, ...] = COLOURS
     shapes: tuple[str, ...] = SHAPES
     words: tuple[str, ...] = WORDS
     most: int = 4
-    radius: Mapping[str, tuple[float, float]] = field(
-        default_factory=lambda: {"small": (0.07, 0.10), "big": (0.135, 0.18)}
-    )
+    small_radius: tuple[float, float] = (0.07, 0.10)
+    big_radius: tuple[float, float] = (0.135, 0.18)
     lone_radius: tuple[float, float] = (0.135, 0.38)
     word_height: tuple[float, float] = (0.13, 0.26)
     word_floor: tuple[float, float] = (0.02, 1.0)
@@ -82,7 +81,8 @@ CROWDED = World(
     colours=tuple(colour for colour in COLOURS if colour != "orange"),
     shapes=("circle", "square", "triangle", "star"),
     words=("cat", "dog", "sun", "car", "bus", "hat", "cup", "key", "egg", "box", "zoo", "ice"),
-    radius={"small": (0.09, 0.12), "big": (0.165, 0.21)},
+    small_radius=(0.09, 0.12),
+    big_radius=(0.165, 0.21),
     lone_radius=(0.165, 0.38),
     word_height=(0.22, 0.3),
     word_floor=(0.02, 0.12),
@@ -194,8 +194,9 @@ def _sample_things(
         shapes = rng.sample(shapes, rng.randint(1, 3))
     things: list[Thing] = []
     for _ in range(count):
-        size = world.radius if count > 1 or word is not None or small else {**world.radius, "big": world.lone_radius}
-        thing = _place(rng, rng.choice(shapes), rng.choice(colours), size, things, word)
+        alone = count == 1 and word is None and not small
+        radius = {"small": world.small_radius, "big": world.lone_radius if alone else world.big_radius}
+        thing = _place(rng, rng.choice(shapes), rng.choice(colours), radius, things, word)
         if thing is not None:
             things.append(thing)
     return tuple(things)
