@@ -55,7 +55,7 @@ def new_model(seed: int = 0) -> LynxModel:
 
 
 def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterator[Phase]:
-    """The four runs, each to be finished before the next is asked for: what is frozen changes in between.
+    """The five runs, each to be finished before the next is asked for: what is frozen changes in between.
 
     `scale` is a fraction of the full recipe's steps.
     """
@@ -87,6 +87,13 @@ def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterat
             return clip_batch(tokenizer, clips, CLIP_BATCH, side)
         return picture_batch(tokenizer, steps(_PRETRAIN) + step - clips, BATCH, side)
 
+    def clips_and_pictures(step: int) -> Pictured:
+        """Two batches of clips, then one of pictures, none of them seen before."""
+        number = steps(_PRETRAIN) + steps(_FINETUNE) + step
+        if step % 3 == 2:
+            return picture_batch(tokenizer, number, BATCH, side)
+        return clip_batch(tokenizer, number, CLIP_BATCH, side)
+
     model.freeze(vision=True, llm=False)
     initialise(model.LLM)
     layers = cast("list[LlamaLayer]", list(model.LLM.model.layers))
@@ -105,9 +112,10 @@ def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterat
     model.freeze()
     yield Phase("pretrain", steps(_PRETRAIN), 1e-3, model, pictures, pictured_loss)
     yield Phase("finetune", steps(_FINETUNE), 8e-4, model, pictures_and_clips, pictured_loss)
+    yield Phase("clips", steps(_CLIPS), 5e-4, model, clips_and_pictures, pictured_loss)
 
 
-_LANGUAGE, _VISION, _PRETRAIN, _FINETUNE = 4500, 3600, 3200, 4200
+_LANGUAGE, _VISION, _PRETRAIN, _FINETUNE, _CLIPS = 4500, 3600, 3200, 4200, 1000
 # Of the language model's steps, the first ask only what is said of a name, of two things only; the next ask anything
 # about two things. To find a thing by its name is learned among few, or very late.
 _NAMES, _PAIRS = 700, 1200
