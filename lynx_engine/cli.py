@@ -237,7 +237,9 @@ class Train:
         model, tokenizer = new_model(), _run_tokenizer(self.out / "tokenizer")
         for phase in phases(model, tokenizer, self.scale):
             config = FitConfig(phase.steps, phase.peak_lr, phase.start_lr, betas=phase.betas)
+            before = {name: weight.detach().clone() for name, weight in phase.trained().items()}
             fit(phase.module, phase.batch, phase.loss, config, self.out, name=phase.name)
+            phase.blend(before)
         print(save_model(model, self.out / "model", tokenizer_folder=self.out / "tokenizer", dtype="bfloat16"))
 
 

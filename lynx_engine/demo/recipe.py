@@ -6,7 +6,7 @@ are frozen, and bridge, adapters and frame positions are trained in two stages (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,7 +30,10 @@ VISION_BATCH = 32
 
 @dataclass(frozen=True)
 class Phase:
-    """One training run: `module` holds what trains; learning rates as in Table 5 (start, peak, linear decay)."""
+    """One training run: `module` holds what trains; learning rates as in Table 5 (start, peak, linear decay).
+
+    `keep`: the share of the weights from before that stays in the result, which is their mean (arXiv 2109.01903).
+    """
 
     name: str
     steps: int
@@ -39,6 +42,16 @@ class Phase:
     batch: Callable[[int], Any]
     loss: Callable[[Any], Tensor]
     betas: tuple[float, float] = (0.9, 0.999)
+    keep: float = 0.0
+
+    def blend(self, before: Mapping[str, Tensor]) -> None:
+        """The result from the weights after the run, which `module` has, and those `before` it."""
+        with torch.no_grad():
+            for name, weight in self.trained().items():
+                weight.lerp_(before[name], self.keep)
+
+    def trained(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     @property
     def start_lr(self) -> float:
@@ -112,7 +125,7 @@ def phases(model: LynxModel, tokenizer: Tokenizer, scale: float = 1.0) -> Iterat
     model.freeze()
     yield Phase("pretrain", steps(_PRETRAIN), 1e-3, model, pictures, pictured_loss)
     yield Phase("finetune", steps(_FINETUNE), 8e-4, model, pictures_and_clips, pictured_loss)
-    yield Phase("clips", steps(_CLIPS), 5e-4, model, clips_and_pictures, pictured_loss)
+    yield Phase("clips", steps(_CLIPS), 5e-4, model, clips_and_pictures, pictured_loss, keep=0.15)
 
 
 _LANGUAGE, _VISION, _PRETRAIN, _FINETUNE, _CLIPS = 4500, 3600, 3200, 4200, 1000
