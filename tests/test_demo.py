@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from lynx_engine import Lynx
+from lynx_engine import Lynx, ops
 from lynx_engine.cli import main
 from lynx_engine.demo import evaluate, train_tokenizer, weights_folder
 from lynx_engine.demo.batches import clip_batch, picture_batch
@@ -22,7 +22,7 @@ from lynx_engine.demo.recipe import new_model
 from lynx_engine.demo.scene import COLOURS, SHAPES, Clip, Event, Scene, Thing, Word, sample_clip, sample_scene
 from lynx_engine.demo.vision_task import label
 from lynx_engine.model import IGNORE_INDEX
-from lynx_engine.model.decoder import apply_rope, rope_tables
+from lynx_engine.model.decoder import rope_tables
 from lynx_engine.text import Tokenizer, render_chat
 
 SAMPLE = weights_folder().parent / "assets" / "sample.png"
@@ -260,11 +260,12 @@ def test_the_language_model_starts_with_heads_that_find_names():
     with torch.no_grad():
         for layer in layers:
             normed, attention = layer.input_layernorm(x), layer.self_attn
-            q, k = (
-                apply_rope(proj(normed).unflatten(-1, (attention.num_heads, -1)), *rope)[0, :, :4]
+            heads = [
+                (normed @ proj.weight.T).unflatten(-1, (attention.num_heads, -1))
                 for proj in (attention.q_proj, attention.k_proj)
-            )
-            looked.append(torch.einsum("hd,khd->hk", q[-1], k).argmax(dim=1).tolist())
+            ]
+            q, k = ops.rope(*heads, *rope)
+            looked.append(torch.einsum("hd,khd->hk", q[0, -1, :4], k[0, :, :4]).argmax(dim=1).tolist())
             x = layer(x, rope)
     last = len(seen) - 1
     assert looked[0][:3] == [last - 1, last - 2, last - 3]
