@@ -136,7 +136,7 @@ void multiply_strips(const Rows& a, const B& b, int64_t N, int64_t first, int64_
                   sums + m * width + s * kStripColumns, width, step.k == 0,
                   fetch_share(b, step, s, block, blocks, slices[s]));
       }
-      const int64_t n = first * kStripColumns, count = smaller(N - n, width);
+      const int64_t n = first * kStripColumns, count = smaller(N - n, strips * kStripColumns);
       for (int64_t i = m; step.is_last() && i < end; ++i) epilogue(i, n, count, sums + i * width);
     }
     step.k += step.depth;
