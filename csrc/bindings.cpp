@@ -10,6 +10,7 @@ void bind_norm(pybind11::module_& m);
 void bind_patch_embed(pybind11::module_& m);
 void bind_prefix_attention(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
+void bind_quantized_linear(pybind11::module_& m);
 void bind_rope(pybind11::module_& m);
 void bind_swiglu(pybind11::module_& m);
 }  // namespace lynx
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_C, m) {
   lynx::bind_patch_embed(m);
   lynx::bind_prefix_attention(m);
   lynx::bind_probe(m);
+  lynx::bind_quantized_linear(m);
   lynx::bind_rope(m);
   lynx::bind_swiglu(m);
 }

@@ -47,7 +47,8 @@ class Suite:
     registry.
     reference: the same arguments in plain torch; in float64 it is the truth.
     plain: what a user would write without this op, computed in the dtype of its inputs: the yardstick of error.
-    differentiable: the arguments that have gradients; none for an op that writes into its arguments.
+    differentiable: the arguments that have gradients; none for an op that writes into its arguments. straight_through:
+    the op rounds them, and its gradients are those of the same without rounding, which differences cannot see.
     peers: what a user would call instead, beside `plain`: name -> prepare(arguments) -> call(), where `prepare` does
     what a user does once (pack weights, compile). rival: the peer that benchmarks take unless told otherwise.
     """
@@ -59,6 +60,7 @@ class Suite:
     cases: tuple[Case, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     differentiable: tuple[str, ...] = ()
+    straight_through: bool = False
     peers: Mapping[str, Callable[[dict[str, Any]], Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]]] = field(
         default_factory=dict, hash=False
     )

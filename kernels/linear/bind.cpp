@@ -30,14 +30,6 @@ using namespace linear;
 using In = const Tensor&;
 using Maybe = const std::optional<Tensor>&;
 
-Activation activation_of(const std::string& name) {
-  if (name == "none") return Activation::none;
-  if (name == "silu") return Activation::silu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gated_silu") return Activation::gated_silu;
-  fail("linear: activation must be none, silu, gelu or gated_silu, got ", name);
-}
-
 const void* checked_vector(const Contract& contract, const char* name, Maybe tensor, Dim& size) {
   if (!tensor) return nullptr;
   contract.expect(name, *tensor, {&size});
@@ -51,7 +43,7 @@ void forward(const Kernels& kernels, In x, In weight, Maybe bias, Maybe residual
   contract.expect("x", x, {&M, &K}, Layout::rows);
   contract.expect_output("y", y, {&M, &N}, Layout::rows);
   ForwardParams p{};
-  p.activation = activation_of(activation);
+  p.activation = activation_of("linear", activation);
   const bool gated = p.activation == Activation::gated_silu;
   if (gated && bias) fail("linear: gated_silu takes no bias");
   if (norm_bias && !norm_weight) fail("linear: norm_bias needs norm_weight");

@@ -3,30 +3,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "core/linear_call.h"
 #include "core/weight.h"
 
 namespace lynx::linear {
 
-enum class Activation : uint8_t { none, silu, gelu, gated_silu };
-
-/// y = residual + scale * activation(norm(x) weight^T + bias); of a gated one N counts the outputs, and packed strips
-/// are gate, up, gate, up ... Null: no bias, residual or norm. RMSNorm where norm_bias alone is null.
-struct ForwardParams {
-  DType dtype;
-  int64_t M, N, K;
-  const void* x;
-  int64_t x_stride;
+/// y = residual + scale * activation(norm(x) weight^T + bias); RMSNorm where norm_bias alone is null, no norm where both.
+struct ForwardParams : LinearCall {
   Weight weight;
-  const void *bias, *norm_weight, *norm_bias;
-  const void* residual;
-  int64_t residual_stride;
-  Activation activation;
-  float scale, eps;
-  void* y;
-  int64_t y_stride;
-  int64_t lanes;
-  std::byte* workspace;
+  const void *norm_weight, *norm_bias;
+  float eps;
 };
 
 /// dx [M, K] = dy [M, N] weight

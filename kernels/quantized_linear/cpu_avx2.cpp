@@ -1,0 +1,2 @@
+// AVX2: words multiplied in pairs (vpmaddwd), float32 sums; see README.md.
+#include "kernels.h"

@@ -1,0 +1,34 @@
+// Both ways to multiply by a weight of codes, on every instruction set.
+#pragma once
+#include "dequantized.h"
+#include "integer.h"
+
+namespace lynx::LYNX_ISA {
+namespace {
+
+void integer_forward(const quantized_linear::ForwardParams& p) {
+  p.dtype == DType::f32 ? integer_forward_as<float>(p) : integer_forward_as<bf16>(p);
+}
+
+#if defined(__AVX512BF16__)
+
+constexpr uint32_t kFloatTypes = dtype_set(DType::bf16);
+void float_forward(const quantized_linear::ForwardParams& p) { float_forward_as<bf16>(p); }
+
+#else
+
+constexpr uint32_t kFloatTypes = dtype_set(DType::f32, DType::bf16);
+void float_forward(const quantized_linear::ForwardParams& p) {
+  p.dtype == DType::f32 ? float_forward_as<float>(p) : float_forward_as<bf16>(p);
+}
+
+#endif
+
+}  // namespace
+
+extern const quantized_linear::Kernels quantized_linear_kernels, weight_only_linear_kernels;
+const quantized_linear::Kernels quantized_linear_kernels{dtype_set(DType::f32, DType::bf16), integer_workspace,
+                                                         integer_forward};
+const quantized_linear::Kernels weight_only_linear_kernels{kFloatTypes, float_workspace, float_forward};
+
+}  // namespace lynx::LYNX_ISA
