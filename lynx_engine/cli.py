@@ -167,12 +167,19 @@ class Convert:
     """key=value: override one key, or say what weights cannot tell, as in `--set vit_num_heads=4`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the stored weights."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Store the linears of the LLM, the vision encoder and the bridge in 8 or 4 bits a weight."""
+    group_size: int | None = None
+    """Weights that share a scale: 32 or 128. Without it a row for int8, 32 for int4."""
     release_compat: bool = False
     """Reproduce the authors' loading in every quirk (REFERENCE.md section 6)."""
 
     def run(self) -> None:
-        from .weights import convert
+        from .weights import Quantization, convert
 
+        if self.group_size is not None and self.quantize is None:
+            raise LynxError(f"--group-size {self.group_size} wants --quantize int8 or int4")
+        quantization = None if self.quantize is None else Quantization(self.quantize, self.group_size)
         with _progress("converting") as report:
             conversion = convert(
                 vision=self.vision,
@@ -182,12 +189,14 @@ class Convert:
                 config=self.config,
                 overrides=self.set,
                 dtype=self.dtype,
+                quantization=quantization,
                 release_compat=self.release_compat,
                 progress=lambda name, done, total: report(done, total),
             )
         for line in conversion.report.lines():
             print(line, file=sys.stderr)
-        print(f"{conversion.folder}: {conversion.config.name}, {self.dtype}")
+        linears = "" if quantization is None else f", linears {quantization}"
+        print(f"{conversion.folder}: {conversion.config.name}, {self.dtype}{linears}")
 
 
 @dataclass

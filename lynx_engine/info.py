@@ -25,6 +25,10 @@ def describe(*, model: str | Path | None = None, preset: str | None = None) -> d
         config = LynxConfig.preset(preset) if preset is not None else weights.read_config(model or "")
         counts = weights.count_parameters(config)
         report["model"] = {"name": config.name, "parts": counts.parts, "total": counts.total, "trained": counts.trained}
+    if model is not None:
+        quantization = weights.read_quantization(model)
+        linears = "" if quantization is None else f", linears {quantization}"
+        report["model"]["stored"] = weights.read_stored_dtype(model) + linears
     return report
 
 
@@ -47,7 +51,8 @@ def render(report: dict[str, Any]) -> str:
 def _model_lines(model: dict[str, Any]) -> list[str]:
     rows = [(part, count) for part, count in model["parts"].items()]
     rows += [("total", model["total"]), ("trained", model["trained"])]
-    return [f"model     {model['name']}", *(f"  {part:<28} {count:>16,}" for part, count in rows)]
+    stored = f", stored as {model['stored']}" if "stored" in model else ""
+    return [f"model     {model['name']}{stored}", *(f"  {part:<28} {count:>16,}" for part, count in rows)]
 
 
 def _machine() -> dict[str, Any]:

@@ -73,12 +73,23 @@ class Lynx:
         self.config: LynxConfig = model.config
 
     @classmethod
-    def load(cls, folder: str | Path, *, dtype: Dtype | None = None) -> Lynx:
+    def load(cls, folder: str | Path, *, dtype: Dtype | None = None, group_size: int | None = None) -> Lynx:
         """Open a folder written by `lynx-engine convert`. `dtype` None keeps the stored one.
 
-        Files are memory-mapped; what the CPU kernels want packed is read and packed tensor by tensor.
+        Files are memory-mapped; what the CPU kernels want packed is read and packed tensor by tensor. "int8" and "int4"
+        quantise the linears on the way, with `group_size` weights a scale (`ops.quantize_linear`); a folder that was
+        converted so is mapped as it is.
         """
-        return cls(weights.load_folder(folder, _torch_dtype(dtype)), Tokenizer.from_folder(folder))
+        if dtype not in ("int8", "int4"):
+            if group_size is not None:
+                raise LynxError(f"group_size is for dtype int8 or int4, got group_size {group_size}, dtype {dtype}")
+            return cls(weights.load_folder(folder, _torch_dtype(dtype)), Tokenizer.from_folder(folder))
+        wanted, stored = weights.Quantization(str(dtype), group_size), weights.read_quantization(folder)
+        if stored is not None and stored != wanted:
+            raise LynxError(f"{folder} is stored as {stored}; {wanted} must be made of the model that it was made from")
+        model = weights.load_folder(folder)
+        model = model if stored is not None else weights.quantize_model(model, wanted)
+        return cls(model, Tokenizer.from_folder(folder))
 
     @classmethod
     def from_release(
@@ -271,7 +282,7 @@ def _torch_dtype(dtype: Dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in ("float32", "bfloat16"):
-        raise LynxError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+        raise LynxError(f"dtype must be float32 or bfloat16 (int8 or int4 for a folder), got {dtype!r}")
     return torch.float32 if dtype == "float32" else torch.bfloat16
 
 

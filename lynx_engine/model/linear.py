@@ -1,4 +1,4 @@
-"""Linears on `ops.linear`: nn.Linear with the same names and state dict, whose frozen weights may be packed.
+"""Linears on `ops.linear`: nn.Linear with the same names and state dict; frozen weights may be packed, or quantised.
 
 A frozen weight on the CPU runs on `ops.linear`, forward and (dx only) backward, packed or not: with the same bits. A
 weight that trains, or lies on another device, is a plain nn.Linear's.
@@ -22,15 +22,42 @@ class Linear(nn.Linear):
 
     `weight` is [N, K], or after `pack` the strips of `ops.pack_linear`, without a second copy. State dicts hold [N, K]
     always; loading, `.to(...)` and `unpack` bring it back.
+    After `quantize` there is no weight: `codes` and `scales` of `ops.quantize_linear` stand for it, in state dicts too.
     """
+
+    codes: Tensor | None
+    scales: Tensor | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("codes", None)
+        self.register_buffer("scales", None)
+
+    @property
+    def quantized(self) -> bool:
+        return self.codes is not None
 
     @property
     def packed(self) -> bool:
-        return self.weight.dim() != 2
+        return not self.quantized and self.weight.dim() != 2
+
+    def can_pack(self) -> bool:
+        """Whether there is a weight that is frozen, not packed, and in CPU memory."""
+        return not self.quantized and not self.packed and self.weight.is_cpu and not self.weight.requires_grad
+
+    def quantize(self, format: str, group_size: int | None = None) -> None:
+        """Put codes and scales in the place of the weight."""
+        if not self.quantized:
+            self.unpack()
+            self.hold_codes(*ops.quantize_linear(self.weight.detach(), format, group_size))
+
+    def hold_codes(self, codes: Tensor, scales: Tensor) -> None:
+        self.register_parameter("weight", None)
+        self.codes, self.scales = codes, scales
 
     def pack(self) -> None:
         """Pack the weight, if it is frozen and lies in CPU memory."""
-        if not self.packed and can_pack(self.weight):
+        if self.can_pack():
             self.hold(ops.pack_linear(self.weight.detach()))
 
     def unpack(self) -> None:
@@ -50,6 +77,16 @@ class Linear(nn.Linear):
         residual: Tensor | None = None,
     ) -> Tensor:
         """x [..., K], residual [..., N] -> [..., N]; activation None, "silu" or "gelu" (by erf)."""
+        if self.codes is not None and self.scales is not None:
+            return ops.quantized_linear(
+                x if norm is None else norm(x),
+                self.codes,
+                self.scales,
+                self.bias,
+                out_features=self.out_features,
+                activation=activation,
+                residual=residual,
+            )
         weight = self.weight
         if runs_plain(weight):
             y = F.linear(x if norm is None else norm(x), weight, self.bias)
@@ -80,7 +117,10 @@ class Linear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.unpack()  # strips of another dtype lie otherwise
-        return super()._apply(fn, recurse)
+        moved = super()._apply(fn, recurse)
+        if self.scales is not None:
+            self.scales = self.scales.bfloat16()  # whatever the model computes in
+        return moved
 
 
 class Joint:
@@ -101,7 +141,7 @@ class Joint:
 
     def pack(self) -> None:
         """Pack all, if none of them is packed and all are frozen."""
-        if not all(not linear.packed and can_pack(linear.weight) for linear in self.linears):
+        if not all(linear.can_pack() for linear in self.linears):
             return
         weights = [linear.weight.detach() for linear in self.linears]
         if self.gated:
@@ -124,6 +164,8 @@ class Joint:
         """What each Linear makes of norm(x)."""
         strips = self.strips()
         if strips is None:
+            if norm is not None and all(linear.quantized for linear in self.linears):
+                x, norm = norm(x), None
             return tuple(linear(x, norm=norm) for linear in self.linears)
         y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
         return tuple(y.narrow(-1, begin, count) for begin, count in self._columns)
@@ -174,10 +216,6 @@ def unpack_all(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear):
             module.unpack()
-
-
-def can_pack(weight: Tensor) -> bool:
-    return weight.is_cpu and not weight.requires_grad
 
 
 def runs_plain(weight: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ..config import LynxConfig
 from ..errors import LynxError
 from .folder import save_folder
+from .quantized import Quantization
 from .release import LoadReport, load_release
 from .settings import Settings
 from .shards import DTYPES, Progress
@@ -33,6 +34,7 @@ def convert(
     config: str | Path | Mapping[str, Any] | Settings | None = None,
     overrides: Sequence[str] = (),
     dtype: str = "float32",
+    quantization: Quantization | None = None,
     release_compat: bool = False,
     max_shard_bytes: int = 2**30,
     progress: Progress | None = None,
@@ -48,6 +50,7 @@ def convert(
         release.tensors(DTYPES[dtype]),
         tokenizer_folder=release.tokenizer_folder,
         dtype=dtype,
+        quantization=quantization,
         settings=release.settings.values,
         max_shard_bytes=max_shard_bytes,
         progress=progress,

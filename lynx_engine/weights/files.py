@@ -43,10 +43,15 @@ class TensorFile:
         self.others = [str(name) for name in content if name not in self.shapes]
         self.close()
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor in its stored dtype; it may share the file's mapping. LynxError unless it is dense and real."""
+    def tensor(self, name: str, *, codes: bool = False) -> Tensor:
+        """The tensor in its stored dtype; it may share the file's mapping. LynxError unless it is dense and real.
+
+        codes: what is wanted are bytes.
+        """
         value = self._opened()[name]
         tensor: Tensor = value.read() if isinstance(value, _Stored) else value
+        if codes and tensor.dtype == torch.uint8:
+            return tensor
         if tensor.layout != torch.strided or tensor.dtype not in _WEIGHT_DTYPES:
             kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
             raise LynxError(f"{self.path}: {name}: wanted float64, float32, float16 or bfloat16 numbers, got {kind}")

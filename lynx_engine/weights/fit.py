@@ -77,6 +77,7 @@ def load_tensors_into(
     lines += [f"{name} is not a tensor of this model" for name in given if name not in wanted]
     raise_misfits(where, lines)
     for name in given:
-        given[name] = given[name].to(dtype=dtype)
+        if not name.endswith((".codes", ".scales")):  # of a quantised linear: in their own dtypes always
+            given[name] = given[name].to(dtype=dtype)
     model.load_state_dict(given, assign=True)
     return model

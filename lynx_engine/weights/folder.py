@@ -3,7 +3,7 @@
 config.json                       LynxConfig
 settings.json                     the authors' settings that came with the weights (prompt, generation, data)
 tokenizer.model, *.json           the tokenizer's files as they were
-model-00001-of-0000N.safetensors  tensors named as in REFERENCE.md section 2, in one dtype
+model-00001-of-0000N.safetensors  tensors named as in REFERENCE.md section 2, in one dtype; or see quantized.py
 model.safetensors.index.json      which shard holds which tensor; written last, and it marks the folder as ours
 """
 
@@ -25,6 +25,7 @@ from ..model import LynxModel
 from .files import TensorFile
 from .fit import Shape, load_tensors_into, meta_model, raise_misfits
 from .llama import indexed_files, read_json
+from .quantized import Quantization
 from .shards import DTYPES, Progress, Shard, plan_shards, write_shards
 
 INDEX = "model.safetensors.index.json"
@@ -42,11 +43,14 @@ def save_folder(
     *,
     tokenizer_folder: Path,
     dtype: str = "float32",
+    quantization: Quantization | None = None,
     settings: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 2**30,
     progress: Progress | None = None,
 ) -> Path:
     """Write a model; `tensors` yields (name, tensor of `dtype`) in the order of `shapes` and is read one at a time.
+
+    With `quantization` the model's linears are quantised on the way.
 
     Files get temporary names, are synced, and are renamed when all are whole; on failure nothing is left behind.
     An existing folder is replaced only if this function wrote it. Raises LynxError for anything else in the way.
@@ -55,10 +59,15 @@ def save_folder(
     if dtype not in DTYPES:
         raise LynxError(f"dtype: wanted one of {', '.join(DTYPES)}, got {dtype!r}")
     before = _existing_files(out)
-    shards = plan_shards(shapes, DTYPES[dtype], max_shard_bytes)
+    dtypes = dict.fromkeys(shapes, DTYPES[dtype])
+    if quantization is not None:
+        plain = meta_model(config)
+        shapes, dtypes = quantization.stored(plain, shapes, DTYPES[dtype])
+        tensors = quantization.tensors(plain, tensors)
+    shards = plan_shards(shapes, dtypes, max_shard_bytes)
     texts = {n: (tokenizer_folder / n).read_bytes() for n in _TOKENIZER_FILES if (tokenizer_folder / n).is_file()}
     texts |= {"config.json": config.to_json().encode(), "settings.json": _json(settings or {})}
-    texts[INDEX] = _json(_index(shards, dtype))
+    texts[INDEX] = _json(_index(shards, dtype, quantization))
     created = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -73,10 +82,13 @@ def save_folder(
     return out
 
 
-def _index(shards: Sequence[Shard], dtype: str) -> dict[str, Any]:
+def _index(shards: Sequence[Shard], dtype: str, quantization: Quantization | None) -> dict[str, Any]:
     total = sum(shard.num_bytes for shard in shards)
+    metadata: dict[str, Any] = {"format": _FORMAT, "version": 1, "dtype": dtype, "total_size": total}
+    if quantization is not None:
+        metadata["quantization"] = quantization.to_json()
     return {
-        "metadata": {"format": _FORMAT, "version": 1, "dtype": dtype, "total_size": total},
+        "metadata": metadata,
         "weight_map": {name: shard.file_name for shard in shards for name in shard.names},
     }
 
@@ -91,6 +103,8 @@ def save_model(
 ) -> Path:
     """`save_folder` for a model in memory; its tensors are converted and written one by one."""
     state = model.state_dict()
+    if any(name.endswith(".codes") for name in state):
+        raise LynxError(f"{out}: a quantised model cannot be saved; `lynx-engine convert --quantize` writes one")
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wanted = DTYPES.get(dtype)
     tensors = ((name, tensor.detach().to("cpu", wanted)) for name, tensor in state.items())
@@ -109,12 +123,26 @@ def load_folder(folder: str | Path, dtype: torch.dtype | None = None) -> LynxMod
     config, index = read_config(path), read_index(path)
     files = [TensorFile(file) for file in indexed_files(path / INDEX)]
     found = [(name, file) for file in files for name in file.shapes]
-    tensors = {name: file.tensor(name) for name, file in found}
+    quantization = read_quantization(path)
+    tensors = {name: file.tensor(name, codes=name.endswith(".codes")) for name, file in found}
     if len(tensors) < len(found):
         names = [name for name, _ in found]
         raise_misfits(str(path), [f"{name} is in two shards" for name in tensors if names.count(name) > 1])
     stored = DTYPES[index["metadata"]["dtype"]]
-    return load_tensors_into(meta_model(config), tensors, dtype=dtype or stored, where=str(path))
+    model = meta_model(config) if quantization is None else quantization.hold(meta_model(config))
+    return load_tensors_into(model, tensors, dtype=dtype or stored, where=str(path))
+
+
+def read_quantization(folder: str | Path) -> Quantization | None:
+    """How a model folder's linears are quantised; None where they are not."""
+    path = Path(folder)
+    return Quantization.from_json(read_index(path)["metadata"].get("quantization"), str(path / INDEX))
+
+
+def read_stored_dtype(folder: str | Path) -> str:
+    """The dtype of a model folder's tensors that are not quantised."""
+    dtype: str = read_index(Path(folder))["metadata"]["dtype"]
+    return dtype
 
 
 def read_config(folder: str | Path) -> LynxConfig:

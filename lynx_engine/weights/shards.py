@@ -15,7 +15,7 @@ from torch import Tensor
 from .fit import Shape
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
 _ALIGNMENT = 64
 
 Progress = Callable[[str, int, int], None]
@@ -27,19 +27,19 @@ class Shard:
     """One file to be: its tensors in the order of writing, and where each begins in the data section."""
 
     file_name: str
-    dtype: torch.dtype
+    dtypes: Mapping[str, torch.dtype]
     shapes: Mapping[str, Shape]
     offsets: Mapping[str, int]
 
     @classmethod
-    def of(cls, file_name: str, dtype: torch.dtype, shapes: Mapping[str, Shape]) -> Shard:
+    def of(cls, file_name: str, dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, Shape]) -> Shard:
         """Tensors whose size is a multiple of 64 bytes come first in the file, and so are aligned when mapped."""
-        sizes = {name: _num_bytes(shape, dtype) for name, shape in shapes.items()}
+        sizes = {name: _num_bytes(shape, dtypes[name]) for name, shape in shapes.items()}
         offsets, begin = {}, 0
         for name in sorted(sizes, key=lambda name: sizes[name] % _ALIGNMENT != 0):
             offsets[name] = begin
             begin += sizes[name]
-        return cls(file_name, dtype, shapes, offsets)
+        return cls(file_name, {name: dtypes[name] for name in shapes}, shapes, offsets)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,33 +47,37 @@ class Shard:
 
     @property
     def num_bytes(self) -> int:
-        return sum(_num_bytes(shape, self.dtype) for shape in self.shapes.values())
+        return sum(_num_bytes(shape, self.dtypes[name]) for name, shape in self.shapes.items())
 
     def header(self) -> bytes:
         """Length and JSON header, padded so that the data section starts on a multiple of 64 bytes."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         for name, begin in self.offsets.items():
             shape = self.shapes[name]
-            end = begin + _num_bytes(shape, self.dtype)
-            entries[name] = {"dtype": _DTYPE_NAMES[self.dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            end = begin + _num_bytes(shape, self.dtypes[name])
+            entries[name] = {
+                "dtype": _DTYPE_NAMES[self.dtypes[name]],
+                "shape": list(shape),
+                "data_offsets": [begin, end],
+            }
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-(8 + len(text)) % _ALIGNMENT)
         return len(text).to_bytes(8, "little") + text
 
 
-def plan_shards(shapes: Mapping[str, Shape], dtype: torch.dtype, max_bytes: int) -> list[Shard]:
+def plan_shards(shapes: Mapping[str, Shape], dtypes: Mapping[str, torch.dtype], max_bytes: int) -> list[Shard]:
     """Cut `shapes` in its order into shards of at most `max_bytes` (a larger tensor gets a shard of its own)."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
-        size = _num_bytes(shape, dtype)
+        size = _num_bytes(shape, dtypes[name])
         if groups[-1] and filled + size > max_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(name)
         filled += size
     return [
-        Shard.of(f"model-{i:05d}-of-{len(groups):05d}.safetensors", dtype, {name: shapes[name] for name in group})
+        Shard.of(f"model-{i:05d}-of-{len(groups):05d}.safetensors", dtypes, {name: shapes[name] for name in group})
         for i, group in enumerate(groups, start=1)
     ]
 
@@ -91,7 +95,7 @@ def write_shards(
             for wanted in shard.names:
                 name, tensor = next(stream)
                 got = (name, tuple(tensor.shape), tensor.dtype)
-                assert got == (wanted, shard.shapes[wanted], shard.dtype), got
+                assert got == (wanted, shard.shapes[wanted], shard.dtypes[wanted]), got
                 file.seek(len(header) + shard.offsets[name])
                 file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
                 done += tensor.nbytes
