@@ -145,19 +145,6 @@ def torch_int8(arguments: dict[str, Any]) -> Callable[[], Tensor]:
     return around(arguments, product)
 
 
-def torch_int4(arguments: dict[str, Any]) -> Callable[[], Tensor]:
-    """torch's own kernel for 4-bit weights in groups."""
-    weight = matrix(arguments)
-    group = depth_of(arguments["codes"]) // arguments["scales"].shape[1]
-    groups = weight.float().unflatten(1, (-1, group))
-    scales = (groups.abs().amax(-1) / 7).clamp_min(1e-30)
-    codes = (groups / scales[..., None]).round().clamp(-8, 7).add(8).int().flatten(1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2)
-    scales_and_zeros = torch.stack((scales, torch.zeros_like(scales)), dim=-1).transpose(0, 1).contiguous()
-    scales_and_zeros = scales_and_zeros.to(weight.dtype)
-    return around(arguments, lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group, scales_and_zeros))
-
-
 def measured(format: tuple[str, int | None], rows: tuple[int, ...] = (1, 8, 72, 512)) -> tuple[Case, ...]:
     """A square linear of Lynx-8B's decoder and its gate and up."""
     at = functools.partial(case, bench=ANY_DEVICE)
@@ -203,7 +190,7 @@ def suites(function: Callable[..., Tensor], formats: tuple[int, int, int], rows:
     small = tested(formats[0], "packed", *PACKED)
     return (
         suite(function, "packed", (*small[::2], *eight), {"torch": in_bfloat16, "torch_int8": torch_int8}),
-        suite(function, "packed", (*small[1::2], *four), {"torch": in_bfloat16, "torch_int4": torch_int4}),
+        suite(function, "packed", (*small[1::2], *four), {"torch": in_bfloat16}),
         suite(function, "fused", tested(formats[1], "fused", *FUSED)),
         suite(function, "gated", tested(formats[2], "gated", *GATED)),
     )
