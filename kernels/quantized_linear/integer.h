@@ -12,12 +12,13 @@
 namespace lynx::LYNX_ISA {
 namespace {
 
-using quantized_linear::block_of;
+using quantized_linear::kMaxBlock;
 using quantized_linear::Weight;
 
 constexpr int64_t kSliceDepth = 1024;  // values of k a slice: a strip's bytes take 16 KB
 constexpr int64_t kSliceBytes = kSliceDepth * kStripColumns;
 
+LYNX_INLINE int64_t block_of(const Weight& weight) { return weight.group < kMaxBlock ? weight.group : kMaxBlock; }
 LYNX_INLINE int64_t code_bytes(const Weight& weight, int64_t depth) {
   return depth * kStripColumns / (weight.nibbles ? 2 : 1);
 }

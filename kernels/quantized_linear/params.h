@@ -22,7 +22,6 @@ constexpr int32_t kZero = 128;
 
 /// Values of k whose products with a row of x are summed as integers, under one scale of the row.
 constexpr int64_t kMaxBlock = 128;
-constexpr int64_t block_of(const Weight& weight) { return weight.group < kMaxBlock ? weight.group : kMaxBlock; }
 
 struct ForwardParams : LinearCall {
   Weight weight;
