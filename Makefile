@@ -1,6 +1,7 @@
 # make demo     ask the small demo model about the sample picture
 # make test     the whole test suite              make lint     style and types
 # make build    recompile what has changed        make clean    back to a fresh clone
+# make sanitize    the kernels' tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
 # make bench-gates    what must not get slower    make bench-readme   the READMEs' tables from bench/results
 #
 # Needs python3 (3.11 or newer) with venv and C headers, and a C++17 compiler; everything else, cmake and ninja
@@ -19,13 +20,16 @@ NATIVE    := $(shell find csrc kernels -name '*.cpp' -o -name '*.h')
 PICTURE  := lynx_engine/demo/assets/sample.png
 QUESTION := what color is the circle?
 
-.PHONY: demo test lint build clean bench-gates bench-readme
+.PHONY: demo test sanitize lint build clean bench-gates bench-readme
 
 demo: build
 	$(BIN)/lynx-engine ask $(PICTURE) "$(QUESTION)"
 
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+sanitize: build
+	$(BIN)/python tests/sanitized.py $(PYTEST_ARGS)
 
 lint: build
 	$(BIN)/ruff check .

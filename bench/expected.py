@@ -30,11 +30,13 @@ Expected = dict[str, tuple[float, float]]  # ratio and tolerance by job
 
 
 def watched() -> list[Job]:
-    """The quick ones of all cases, on what `auto` takes."""
-    jobs = Choice().jobs()
-    return [
-        job for job in jobs if job.case.flops <= _MOST_FLOPS and job.case.work(job.dtype, "forward")[1] < _MOST_BYTES
-    ]
+    """Of each op and dtype the smallest and the largest of the quick cases, on what `auto` takes."""
+    quick: dict[tuple[str, str], list[Job]] = {}
+    for job in Choice().jobs():
+        if job.case.flops <= _MOST_FLOPS and job.case.work(job.dtype, "forward")[1] < _MOST_BYTES:
+            quick.setdefault((job.suite.op, job.dtype_name), []).append(job)
+    by_work = [sorted(jobs, key=lambda job: job.case.flops) for jobs in quick.values()]
+    return [job for jobs in by_work for job in dict.fromkeys((jobs[0], jobs[-1]))]
 
 
 def expected(file: Path = FILE) -> Expected:

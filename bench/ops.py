@@ -12,7 +12,7 @@ from bench.ceilings import Ceilings, doubling, measure_ceilings
 from bench.command import run_command
 from bench.compare import compare
 from bench.jobs import Choice, Job
-from bench.peers import PEERS, peers_of
+from bench.peers import peer_names, peers_of
 from bench.row import Row, write_rows
 from bench.run import measure, rows
 from bench.stamp import Stamp
@@ -36,7 +36,7 @@ class Ops:
     backend: str = "auto"
     """What `auto` takes, a backend by name, or "all" for every one that this machine runs."""
     peer: str | None = None
-    """torch, torch_compile, sdpa, flex, linear, onednn, none or all; without it the op's strongest quick one."""
+    """torch, torch_compile, one of the op's own (as sdpa), none or all; without it the op's strongest quick one."""
     dtype: str | None = None
     """float32 or bfloat16; both without it."""
     mode: Literal["forward", "backward", "both", "all"] = "forward"
@@ -55,8 +55,9 @@ class Ops:
     def run(self) -> int:
         choice = Choice(self.op, self.case, self.backend, self.dtype, self.mode, self.device)
         jobs, threads = choice.jobs(), self._threads()
-        if self.peer is not None and self.peer not in PEERS:
-            raise LynxError(f"unknown peer {self.peer!r}; there are: {', '.join(PEERS)}")
+        names = peer_names(job.suite for job in jobs)
+        if self.peer is not None and self.peer not in names:
+            raise LynxError(f"unknown peer {self.peer!r}; there are: {', '.join(names)}")
         set_num_threads(threads)
         if self.base is not None:
             return compare(self.base, jobs, threads, self.seconds)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from lynx_engine.cases import Suite
 
-PEERS = ("torch", "torch_compile", "sdpa", "flex", "linear", "onednn", "none", "all")
-
 Prepared = Callable[[], Any]
 Prepare = Callable[[dict[str, Any]], Prepared]
+
+
+def peer_names(suites: Iterable[Suite]) -> tuple[str, ...]:
+    """What `--peer` can name for these ops."""
+    own = (name for suite in suites for name in suite.peers)
+    return tuple(dict.fromkeys(("torch", "torch_compile", *own, "none", "all")))
 
 
 def peers_of(suite: Suite, chosen: str) -> dict[str, Prepare]:

@@ -15,7 +15,8 @@ from bench.compare import p_value
 from bench.expected import _summary
 from bench.jobs import Choice, Job
 from bench.measure import Timing, copies_past_caches, interleaved, last_level_cache_bytes
-from bench.peers import peers_of
+from bench.ops import Ops
+from bench.peers import peer_names, peers_of
 from bench.row import read_rows, write_rows
 from bench.run import OURS, measure, rows
 from bench.stamp import Stamp
@@ -75,6 +76,13 @@ def test_a_backend_that_cannot_run_here_is_refused_with_the_reason():
                 Choice(backend="cpu_avx512").jobs()
     finally:
         registry.refresh()
+
+
+def test_peers_are_those_of_the_ops_that_are_measured():
+    names = peer_names(job.suite for job in Choice(op="quantized_linear").jobs())
+    assert names == ("torch", "torch_compile", "torch_int8", "none", "all")
+    with pytest.raises(LynxError, match="unknown peer 'sdpa'; there are: torch, torch_compile, onednn, none, all"):
+        Ops(op="linear", peer="sdpa").run()
 
 
 @pytest.mark.parametrize("mode", ["forward", "backward", "both"])
