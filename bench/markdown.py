@@ -96,15 +96,15 @@ def table(name: str, results: Sequence[Results], where: str) -> str:
 
 
 def _selected(name: str, results: Sequence[Results], where: str) -> list[_Line]:
-    """The lines of a table's name: `ops`, `e2e`, or neither, then field=value words."""
+    """The lines of a table's name: `ops`, `e2e`, or neither, then words as field=value or field=value,value."""
     words = shlex.split(name)
     kind = words.pop(0) if words and "=" not in words[0] else None
-    wanted = dict(word.partition("=")[::2] for word in words)
+    wanted = {field: values.split(",") for field, _, values in (word.partition("=") for word in words)}
     unknown = [field for field in wanted if field not in _FIELDS]
     if kind not in ("ops", "e2e", None) or unknown:
         raise LynxError(f"{where}: a name is `ops` or `e2e` or nothing, then FIELD=VALUE; fields: {', '.join(_FIELDS)}")
     every = newest(row for result in results for row in result.rows)
-    rows = [row for row in every if all(str(getattr(row, field)) == value for field, value in wanted.items())]
+    rows = [row for row in every if all(str(getattr(row, field)) in values for field, values in wanted.items())]
     if kind is not None:
         rows = [row for row in rows if row.op.startswith(E2E) == (kind == "e2e")]
     if not rows:

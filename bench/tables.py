@@ -25,7 +25,7 @@ class Tables:
     """Write the tables between `bench:begin NAME` and `bench:end NAME` from bench/results/<machine>/*.json.
 
     NAME says which rows: `ops` (the fastest backend of every case), `e2e`, or fields as in `op=adapter_mlp
-    dtype=bfloat16`, which may also follow `ops` or `e2e`.
+    mode=forward,both`, which may also follow `ops` or `e2e`.
     """
 
     check: bool = False

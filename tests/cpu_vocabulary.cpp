@@ -4,7 +4,7 @@
 #include "cpu/pair.h"
 #include "cpu/vec.h"
 #if defined(LYNX_HAS_TILES)
-#include "cpu/tile_pack.h"
+#include "cpu/tile.h"
 #endif
 
 // The thread pool of csrc/core in one thread.
@@ -95,16 +95,6 @@ void dot_product(const void* shapes, const void* a, const void* b, void* c) {
 
 void configure() { TileScope tiles; }
 void load_unconfigured(const void* rows) { tile_load<0>(rows, kTileBytes); }
-
-void pack_a(const bf16* a, int64_t ld, int64_t rows, int64_t depth, bf16* tile) {
-  pack_a_tile(tile, a, ld, rows, depth);
-}
-void pack_bt(const bf16* bt, int64_t ld, int64_t columns, int64_t depth, bf16* tile) {
-  pack_bt_tile(tile, bt, ld, columns, depth);
-}
-void pack_b(const bf16* b, int64_t ld, int64_t depth, int64_t columns, bf16* tile) {
-  pack_b_tile(tile, b, ld, depth, columns);
-}
 
 #endif
 

@@ -95,6 +95,14 @@ def test_ops_takes_the_fastest_backend_and_no_whole_part() -> None:
     assert "`cpu_amx`" in table("op=adapter_mlp", results, "here")
 
 
+def test_a_field_may_have_several_values() -> None:
+    results = [Results("f.json", tuple(make_row(mode=mode) for mode in ("forward", "backward", "both")))]
+    cells = [
+        line.split(" | ")[1] for line in table("op=adapter_mlp mode=both,forward", results, "here").splitlines()[6:]
+    ]
+    assert cells == ["forward", "both"]
+
+
 def test_every_machine_has_a_table_of_its_own() -> None:
     rows = (make_row(), make_row(machine="Another"))
     text = table("ops", [Results("a.json", rows[:1]), Results("b.json", rows[1:])], "here")

@@ -161,27 +161,6 @@ def test_what_faults_on_hardware_faults_here(call: str) -> None:
     assert process.returncode == -signal.SIGILL, process.stderr.decode()
 
 
-def packed(name: str, matrix: Halves, rows: int, columns: int) -> Halves:
-    """The tile that `name` makes of matrix[:rows, :columns], in memory that held NaN."""
-    tile = np.full(512, 0x7FC0, np.uint16)
-    arguments = map(size, (matrix.shape[1], rows, columns))
-    getattr(vocabulary("amx_emulated"), name)(pointer(matrix), *arguments, pointer(tile))
-    return tile
-
-
-@pytest.mark.parametrize(("n", "depth"), [(16, 32), (16, 31), (1, 2), (15, 1), (3, 17), (0, 0)])
-def test_packed_tiles(n: int, depth: int) -> None:
-    """A[m][k] as it is; B[k][n] at tile[k / 2][n][k % 2], from its columns or from its rows; zeros elsewhere."""
-    matrix = np.arange(1, 1 + 40 * 50, dtype=np.uint16).reshape(40, 50)
-    rows = np.zeros((16, 32), np.uint16)
-    rows[:n, :depth] = matrix[:n, :depth]
-    np.testing.assert_array_equal(packed("pack_a", matrix, n, depth), rows.reshape(-1))
-    pairs = rows.reshape(16, 16, 2).transpose(1, 0, 2).reshape(-1)
-    np.testing.assert_array_equal(packed("pack_bt", matrix, n, depth), pairs)
-    transposed = np.ascontiguousarray(matrix.T)
-    np.testing.assert_array_equal(packed("pack_b", transposed, depth, n), pairs)
-
-
 def disassembly(function: str) -> list[str]:
     """Instructions of one function of the hardware build, which needs no AMX to be compiled."""
     objdump = shutil.which("objdump")

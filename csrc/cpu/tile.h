@@ -8,7 +8,7 @@
 //   tile_store<C>(pointer, stride);        rows to memory
 //
 // tile_dp_bf16 takes A as rows of 32 bfloat16 and B as 16 rows of 16 pairs: row k / 2 holds (B[k][n], B[k + 1][n]) side
-// by side for n = 0..15. tile_pack.h makes such tiles. A tile belongs to a thread: configure inside the parallel body.
+// by side for n = 0..15. A tile belongs to a thread: configure inside the parallel body.
 //
 // The source of an op's cpu_amx.cpp is compiled twice: for the hardware (namespace lynx::amx), and with
 // -DLYNX_EMULATE_TILES for any AVX-512 machine (namespace lynx::amx_emulated), with the same results to the last bit.

@@ -6,66 +6,56 @@ namespace lynx::LYNX_ISA {
 
 #if defined(__AVX512F__)
 
-/// rows[i][j] <-> rows[j][i]: within lanes of 128 bits by 32 and 64, then whole lanes by 2 and 4. 64 shuffles for 256.
-LYNX_INLINE void transpose_vectors(Vec (&rows)[16]) {
-  Vec t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-  }
-  const auto low = [](Vec a, Vec b) __attribute__((always_inline)) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  };
-  const auto high = [](Vec a, Vec b) __attribute__((always_inline)) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  };
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    rows[i] = low(t[i], t[i + 2]);
-    rows[i + 1] = high(t[i], t[i + 2]);
-    rows[i + 2] = low(t[i + 1], t[i + 3]);
-    rows[i + 3] = high(t[i + 1], t[i + 3]);
-  }
-  // Lane l of rows[4 q + c] now holds column 4 l + c of rows 4 q .. 4 q + 3.
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    const Vec a = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88),
-              b = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xdd);
-    const Vec d = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88);
-    const Vec e = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xdd);
-    t[c] = _mm512_shuffle_f32x4(a, d, 0x88);
-    t[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
-    t[8 + c] = _mm512_shuffle_f32x4(a, d, 0xdd);
-    t[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) rows[i] = t[i];
+/// Within each 128-bit quarter of four vectors: x[i] lane j becomes x[j] lane i.
+LYNX_INLINE void transpose_quarters(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)),
+                ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)),
+                cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  a = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
+  b = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
+  c = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+  d = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+}
+
+/// The same with whole quarters as the lanes.
+LYNX_INLINE void exchange_quarters(Vec& a, Vec& b, Vec& c, Vec& d) {
+  constexpr int kEven = 0x88, kOdd = 0xdd;
+  const Vec ab_even = _mm512_shuffle_f32x4(a, b, kEven), ab_odd = _mm512_shuffle_f32x4(a, b, kOdd);
+  const Vec cd_even = _mm512_shuffle_f32x4(c, d, kEven), cd_odd = _mm512_shuffle_f32x4(c, d, kOdd);
+  a = _mm512_shuffle_f32x4(ab_even, cd_even, kEven);
+  b = _mm512_shuffle_f32x4(ab_odd, cd_odd, kEven);
+  c = _mm512_shuffle_f32x4(ab_even, cd_even, kOdd);
+  d = _mm512_shuffle_f32x4(ab_odd, cd_odd, kOdd);
+}
+
+/// x[i] lane j becomes x[j] lane i: 64 shuffles.
+LYNX_INLINE void transpose_vectors(Vec (&x)[16]) {
+  for (int i = 0; i < 16; i += 4) transpose_quarters(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  for (int i = 0; i < 4; ++i) exchange_quarters(x[i], x[i + 4], x[i + 8], x[i + 12]);
 }
 
 #else
 
-LYNX_INLINE void transpose_vectors(Vec (&rows)[8]) {
-  Vec t[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+LYNX_INLINE void transpose_halves(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)),
+                ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+  const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)),
+                cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+  a = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low));
+  b = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low));
+  c = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
+  d = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
+}
+
+/// x[i] lane j becomes x[j] lane i: 24 shuffles.
+LYNX_INLINE void transpose_vectors(Vec (&x)[8]) {
+  for (int i = 0; i < 8; i += 4) transpose_halves(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  for (int i = 0; i < 4; ++i) {
+    const Vec low = x[i], high = x[i + 4];
+    x[i] = _mm256_permute2f128_ps(low, high, 0x20);
+    x[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
   }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    rows[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    rows[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    rows[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    rows[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    t[c] = _mm256_permute2f128_ps(rows[c], rows[4 + c], 0x20);
-    t[4 + c] = _mm256_permute2f128_ps(rows[c], rows[4 + c], 0x31);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) rows[i] = t[i];
 }
 
 #endif

@@ -14,7 +14,6 @@
 // (and is NaN where a value that the row does not see is NaN, as 0 * NaN makes it in the reference).
 #pragma once
 #include "softmax.h"
-#include "transpose.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
@@ -59,7 +58,7 @@ void store_transposed(Rows<T> out, int64_t first, int64_t count, const float* su
     for (int64_t d = 0; d < dim; d += kWidth) {
       Vec square[kWidth];
       for (int64_t i = 0; i < kWidth; ++i) square[i] = load(sums + min_of(d + i, dim - 1) * kKeyRows + j);
-      transpose(square);
+      transpose_vectors(square);
       for (int64_t i = 0; i < min_of(kWidth, count - j); ++i) store_some(out[first + j + i] + d, square[i], dim - d);
     }
   }

@@ -13,8 +13,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/vec_transpose.h"
 #include "head.h"
-#include "transpose.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
 
@@ -61,7 +61,7 @@ struct PanelGemm {
           const int64_t d = step * kPerWord;
           square[i] = Math::load_words(src[min_of(n + i, columns - 1)] + d, depth - d);
         }
-        transpose(square);
+        transpose_vectors(square);
         const int64_t count = min_of(kWidth, steps - step);
         for (int64_t i = 0; i < count; ++i) store(panel + (step + i) * kPanel, square[i]);
       }
@@ -105,7 +105,7 @@ struct PanelGemm {
           for (int64_t w = 0; w < kPerWord; ++w) squares[w][i] = words_of[w];
         }
         for (int64_t w = 0; w < kPerWord; ++w) {
-          transpose(squares[w]);
+          transpose_vectors(squares[w]);
           for (int64_t i = 0; i < kWidth && d + w * kWidth + i < rows; ++i) {
             float* const row = words(a + (d + w * kWidth + i) * lda) + step;
             store_some(row, squares[w][i], steps - step);

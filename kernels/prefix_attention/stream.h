@@ -68,7 +68,7 @@ struct Stream {
       Vec square[kWidth];  // two chunks side by side: lanes 0-7 are the keys in one, 8-15 in the next
       for (int i = 0; i < kRows; ++i) square[i] = load_key(key[i] + offset, step, dim);
       for (int i = 0; i < kRows; ++i) square[kRows + i] = load_key(key[i] + offset, step + kWidth, dim);
-      transpose(square);
+      transpose_vectors(square);
       for (int i = 0; i < kWidth; ++i) {
         for (int m = 0; m < M; ++m) {
           const float* const a_m = a + m * lda + step + i;
@@ -84,7 +84,7 @@ struct Stream {
       for (int64_t half = 0; half < kStep; half += kWidth) {
         Vec square[kWidth];
         for (int i = 0; i < kRows; ++i) square[i] = load_key(key[i] + offset, step + half, dim);
-        transpose(square);
+        transpose_vectors(square);
         for (int i = 0; i < kWidth; ++i) {
           for (int m = 0; m < M; ++m) {
             sum[m] = Math::multiply_add(set1(a[m * lda + step + half + i]), square[i], sum[m]);

@@ -7,11 +7,15 @@
 #include <cstdint>
 
 #include "cpu/tile.h"
-#include "cpu/tile_pack.h"
+#include "cpu/vec_transpose.h"
 #include "pairs.h"
-#include "transpose.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
+
+constexpr int64_t kStrip = 2 * kTileRows;
+
+/// bfloat16 numbers in a strip of `depth` values of k.
+LYNX_INLINE int64_t strip_elements(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth * 2 * kTileElements; }
 
 struct TileGemm {
   using Operand = bf16;
@@ -40,7 +44,7 @@ struct TileGemm {
         for (int64_t i = 0; i < kTileRows; ++i) {
           square[i] = load_pairs(src[min_of(n + i, columns - 1)] + k, depth - k);
         }
-        transpose(square);
+        transpose_vectors(square);
         for (int64_t i = 0; i < kTileRows; ++i) store_row(tile + i * kTileDepth, square[i]);
       }
     }
@@ -77,7 +81,7 @@ struct TileGemm {
         }
         for (int64_t half = 0; half < 2; ++half) {
           bf16* const tile = a + (d + half * kTileRows) * lda + k * kTileRows;
-          transpose(squares[half]);
+          transpose_vectors(squares[half]);
           for (int64_t i = 0; i < kTileRows; ++i) store_row(tile + i * kTileDepth, squares[half][i]);
         }
       }
