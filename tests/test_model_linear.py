@@ -8,6 +8,7 @@ import pytest
 import torch
 from small import SMALL, small_model
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lynx_engine import Lynx, LynxError
 from lynx_engine.model import LynxModel
@@ -104,6 +105,85 @@ def test_a_joint_forgets_its_strips_when_a_part_changes() -> None:
     second.load_state_dict({"weight": torch.zeros(16, 8), "bias": torch.ones(16)})
     assert torch.equal(joint(x)[0], wanted[0])
     assert torch.equal(joint(x)[1], torch.ones(3, 16))
+
+
+FORMATS = [None, ("int8", None), ("int8", 32), ("int4", 32), ("int4", 128)]
+
+
+def frozen(*sizes: tuple[int, int, bool], format: tuple[str, int | None] | None) -> list[Linear]:
+    """Linears of (in, out, bias), to be packed or quantised."""
+    linears = [Linear(k, n, bias=bias).requires_grad_(False) for k, n, bias in sizes]
+    for linear in linears if format else []:
+        linear.quantize(*format)
+    return linears
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_joint_gives_the_bits_of_its_parts(any_backend, format, dtype) -> None:
+    """Parts of any widths, with a bias or without, rows few or many; and SwiGLU as the op has it of gate and up."""
+    if dtype == torch.float32 and any_backend in ("cpu_avx512_bf16", "cpu_amx"):
+        pytest.skip("no such backend for float32")
+    torch.manual_seed(0)
+    parts = [linear.to(dtype) for linear in frozen((70, 32, True), (70, 7, False), (70, 40, True), format=format)]
+    even = [linear.to(dtype) for linear in frozen((70, 32, False), (70, 32, True), format=format)]
+    pair = [linear.to(dtype) for linear in frozen((70, 45, False), (70, 45, False), format=format)]
+    joints = Joint(*parts), Joint(*even), Joint(*pair, gated=True)
+    norm = nn.LayerNorm(70, dtype=dtype)
+    for rows in (1, 5, 40):
+        x = torch.randn(2, rows, 70).to(dtype)
+        with torch.no_grad():
+            wanted = [linear(x, norm=norm) for linear in parts + even]
+            rounded = F.silu(pair[0](x)) * pair[1](x)
+            for joint in joints:
+                joint.pack()
+            got = [*joints[0](x, norm=norm), *(y.flatten(2) for y in joints[1].heads(x, 2, norm=norm))]
+            gated = joints[2].swiglu(x)
+        assert all(joint.strips() is not None for joint in joints)
+        for a, b in zip(got, wanted, strict=True):
+            exact = any_backend != "reference" or format is not None  # torch's product of floats depends on its width
+            assert torch.equal(a, b) if exact else torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(gated, rounded, rtol=tolerance, atol=tolerance)
+
+
+def test_quantised_linears_that_differ_stay_apart() -> None:
+    first, second = frozen((64, 16, False), (64, 16, False), format=("int8", None))
+    third = Linear(64, 16).requires_grad_(False)
+    third.quantize("int8", 32)
+    x = torch.randn(3, 64)
+    for linears in ((first, third), (first, Linear(64, 16).requires_grad_(False))):
+        wanted = [linear(x) for linear in linears]
+        joint = Joint(*linears)
+        joint.pack()
+        assert joint.strips() is None
+        assert all(torch.equal(a, b) for a, b in zip(joint(x), wanted, strict=True))
+    joint = Joint(first, second)
+    joint.pack()
+    weight = joint.strips()
+    joint.pack()
+    assert weight is not None and joint.strips() is weight
+
+
+def test_a_joint_of_codes_forgets_them_when_a_part_changes() -> None:
+    parts, others = (frozen((40, 32, True), (40, 16, True), format=("int4", 32)) for _ in range(2))
+    joint, x = Joint(*parts), torch.randn(3, 40)
+    for change in ("load", "assign", "convert", "copy"):
+        joint.pack()
+        wanted = [part(x) for part in parts]
+        assert joint.strips() is not None
+        if change == "copy":
+            joint = copy.deepcopy(joint)
+            assert joint.strips() is not None
+        elif change == "convert":
+            for part in parts:
+                part.to(torch.float64).to(torch.float32)
+        else:
+            state = {name: tensor.clone() for name, tensor in others[0].state_dict().items()}
+            parts[0].load_state_dict(state, assign=change == "assign")
+            wanted[0] = others[0](x)
+            assert joint.strips() is None
+        assert all(torch.equal(a, b) for a, b in zip(joint(x), wanted, strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"activation": "silu"}])

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..packing import STRIP
+from .weight import CodedWeight, FloatWeight, Weight, in_turn, side_by_side
 
 
 class Linear(nn.Linear):
@@ -23,6 +25,7 @@ class Linear(nn.Linear):
     `weight` is [N, K], or after `pack` the strips of `ops.pack_linear`, without a second copy. State dicts hold [N, K]
     always; loading, `.to(...)` and `unpack` bring it back.
     After `quantize` there is no weight: `codes` and `scales` of `ops.quantize_linear` stand for it, in state dicts too.
+    They lie in strips from the beginning; a Joint lays them beside others.
     """
 
     codes: Tensor | None
@@ -44,6 +47,18 @@ class Linear(nn.Linear):
     def can_pack(self) -> bool:
         """Whether there is a weight that is frozen, not packed, and in CPU memory."""
         return not self.quantized and not self.packed and self.weight.is_cpu and not self.weight.requires_grad
+
+    def held(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """weight, codes and scales, straight from nn.Module's tables: a decode step asks for all, and as attributes
+        they take 0.3 us each."""
+        return self._parameters["weight"], self._buffers["codes"], self._buffers["scales"]
+
+    def strips(self) -> Weight | None:
+        """The weight where it lies in strips, packed or quantised."""
+        weight, codes, scales = self.held()
+        if codes is not None and scales is not None:
+            return CodedWeight(codes, scales)
+        return None if weight is None or weight.dim() == 2 else FloatWeight(weight)
 
     def quantize(self, format: str, group_size: int | None = None) -> None:
         """Put codes and scales in the place of the weight."""
@@ -68,6 +83,13 @@ class Linear(nn.Linear):
         """Take `weight` for the same numbers in another layout."""
         self.weight = nn.Parameter(weight, requires_grad=False)
 
+    def hold_strips(self, weight: Weight) -> None:
+        """Take `weight` for the same numbers elsewhere in memory."""
+        if isinstance(weight, FloatWeight):
+            self.hold(*weight.tensors)
+        else:
+            self.hold_codes(*weight.tensors)
+
     def forward(
         self,
         x: Tensor,
@@ -77,29 +99,13 @@ class Linear(nn.Linear):
         residual: Tensor | None = None,
     ) -> Tensor:
         """x [..., K], residual [..., N] -> [..., N]; activation None, "silu" or "gelu" (by erf)."""
-        if self.codes is not None and self.scales is not None:
-            return ops.quantized_linear(
-                x if norm is None else norm(x),
-                self.codes,
-                self.scales,
-                self.bias,
-                out_features=self.out_features,
-                activation=activation,
-                residual=residual,
-            )
-        weight = self.weight
-        if runs_plain(weight):
-            y = F.linear(x if norm is None else norm(x), weight, self.bias)
+        weight = self.strips()
+        if weight is None and runs_plain(self.weight):
+            y = F.linear(x if norm is None else norm(x), self.weight, self.bias)
             y = y if activation is None else getattr(F, activation)(y)
             return y if residual is None else residual + y
-        return ops.linear(
-            x,
-            weight,
-            self.bias,
-            out_features=self.out_features,
-            activation=activation,
-            residual=residual,
-            **norm_arguments(norm),
+        return (weight or FloatWeight(self.weight)).product(
+            x, self.bias, norm=norm, out_features=self.out_features, activation=activation, residual=residual
         )
 
     def _matrix(self) -> Tensor:
@@ -113,6 +119,8 @@ class Linear(nn.Linear):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if self.packed and prefix + "weight" in state_dict:
             self.hold(self.weight.new_empty(self.out_features, self.in_features))
+        if self.codes is not None and self.scales is not None:  # others: a Joint of these is one no more
+            self.hold_codes(torch.empty_like(self.codes), torch.empty_like(self.scales))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -124,59 +132,56 @@ class Linear(nn.Linear):
 
 
 class Joint:
-    """Several Linears of one input as one product, where all are frozen and packed together; else one by one.
+    """Several Linears of one input as one product, where all are frozen and packed together, or quantised alike; else
+    one by one.
 
-    The Linears stay the modules that they are, and hold views of the joint strips. `gated` are (gate, up) of SwiGLU,
+    The Linears stay the modules that they are, and hold views of the joint weight. `gated` are (gate, up) of SwiGLU,
     strip by strip.
     """
 
     def __init__(self, *linears: Linear, gated: bool = False) -> None:
         self.linears = linears
         self.gated = gated
-        self._strips: Tensor | None = None
+        self._weight: Weight | None = None
         self._bias: Tensor | None = None
-        self._views: tuple[Tensor, ...] = ()
+        self._views: list[tuple[Tensor | None, ...]] = []  # what each held when all were laid together
         self._columns: list[tuple[int, int]] = []  # of each, the first in the joint product and how many
         self.even = False  # all of one width, without padding
 
     def pack(self) -> None:
-        """Pack all, if none of them is packed and all are frozen."""
-        if not all(linear.can_pack() for linear in self.linears):
+        """Lay all together, if they are not, where all are in CPU memory and either to be packed or quantised alike."""
+        if self.strips() is not None or not all(linear.can_pack() or linear.quantized for linear in self.linears):
             return
-        weights = [linear.weight.detach() for linear in self.linears]
-        if self.gated:
-            self._strips = ops.pack_linear(*weights)
-            views = self._strips.unflatten(0, (-1, 2)).unbind(1)
-        else:
-            packed = [ops.pack_linear(weight) for weight in weights]
-            rows = [part.shape[0] * part.shape[2] for part in packed]  # strips of 16
-            begins = [0, *itertools.accumulate(rows)]
-            self.even = len({*rows, *(linear.out_features for linear in self.linears)}) == 1
+        if not all(tensor is None or tensor.is_cpu for linear in self.linears for tensor in linear.held()):
+            return
+        weights = [linear.strips() or FloatWeight(ops.pack_linear(linear.weight.detach())) for linear in self.linears]
+        if any(weight.layout != weights[0].layout for weight in weights):
+            return
+        if not self.gated:
+            begins = [0, *itertools.accumulate(weight.strips * STRIP for weight in weights)]
             self._columns = [(b, linear.out_features) for b, linear in zip(begins, self.linears, strict=False)]
-            self._strips = torch.cat(packed)
+            self.even = self._columns == [(i * begins[1], begins[1]) for i in range(len(weights))]
             self._bias = _joint_bias(self.linears, self._columns, begins[-1])
-            views = self._strips.split([len(part) for part in packed])
+        self._weight, views = (in_turn if self.gated else side_by_side)(weights)
         for linear, view in zip(self.linears, views, strict=True):
-            linear.hold(view)
-        self._views = tuple(linear.weight for linear in self.linears)
+            linear.hold_strips(view)
+        self._views = [linear.held() for linear in self.linears]
 
     def __call__(self, x: Tensor, *, norm: nn.LayerNorm | None = None) -> tuple[Tensor, ...]:
         """What each Linear makes of norm(x)."""
-        strips = self.strips()
-        if strips is None:
-            if norm is not None and all(linear.quantized for linear in self.linears):
-                x, norm = norm(x), None
+        weight = self.strips()
+        if weight is None:
             return tuple(linear(x, norm=norm) for linear in self.linears)
-        y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
+        y = weight.product(x, self._bias, norm=norm)
         return tuple(y.narrow(-1, begin, count) for begin, count in self._columns)
 
     def heads(self, x: Tensor, num_heads: int, *, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
         """The same as [..., H, D]; for Linears of one width, two views of the joint product (a part alone takes three,
         of 1 us each)."""
-        strips = self.strips()
-        if strips is None or not self.even:
+        weight = self.strips()
+        if weight is None or not self.even:
             return [part.unflatten(-1, (num_heads, -1)) for part in self(x, norm=norm)]
-        y = ops.linear(x, strips, self._bias, **norm_arguments(norm))
+        y = weight.product(x, self._bias, norm=norm)
         return y.view(*y.shape[:-1], len(self.linears), num_heads, -1).unbind(-3)
 
     def swiglu(self, x: Tensor) -> Tensor:
@@ -184,25 +189,26 @@ class Joint:
 
         In the product's epilogue; but not where a gradient is wanted, which would compute the product once more.
         """
-        strips, width = self.strips(), self.linears[0].out_features
-        if strips is None:
+        weight, width = self.strips(), self.linears[0].out_features
+        if weight is None:
             gate, up = (linear(x) for linear in self.linears)
             return ops.swiglu(gate, up)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return ops.linear(x, strips, out_features=width, activation="gated_silu")
-        gate, up = ops.linear(x, strips).view(-1, 2, strips.shape[2]).unbind(1)  # strip by strip
+            return weight.product(x, out_features=width, activation="gated_silu")
+        gate, up = weight.product(x).view(-1, 2, STRIP).unbind(1)  # strip by strip
         return ops.swiglu(gate, up).view(*x.shape[:-1], -1)[..., :width]
 
-    def strips(self) -> Tensor | None:
-        """The joint strips, while every Linear holds its view; loading, moving and unpacking replace the views."""
+    def strips(self) -> Weight | None:
+        """The joint weight, while every Linear holds its view; loading, moving and unpacking replace the views."""
         for linear, view in zip(self.linears, self._views, strict=False):
-            if linear.weight is not view:
-                self._strips, self._bias, self._views = None, None, ()
-        return self._strips
+            weight, codes, scales = linear.held()
+            if weight is not view[0] or codes is not view[1] or scales is not view[2]:
+                self._weight, self._bias, self._views = None, None, []
+        return self._weight
 
 
 def pack_frozen(model: nn.Module) -> None:
-    """Pack every frozen Linear of `model` in CPU memory, tensor by tensor; those of a Joint together."""
+    """Pack every frozen Linear of `model` in CPU memory, tensor by tensor; those of a Joint together, quantised too."""
     for module in model.modules():
         for value in list(vars(module).values()):
             if isinstance(value, Joint):
@@ -223,16 +229,11 @@ def runs_plain(weight: Tensor) -> bool:
     return not weight.is_cpu or (weight.requires_grad and torch.is_grad_enabled() and weight.dim() == 2)
 
 
-def norm_arguments(norm: nn.LayerNorm | None) -> dict[str, Any]:
-    return {} if norm is None else {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
-
-
 def _joint_bias(linears: Sequence[Linear], columns: Sequence[tuple[int, int]], width: int) -> Tensor | None:
     """The biases where the columns are, zeros elsewhere: for a Linear without one, and for padding."""
-    if all(linear.bias is None for linear in linears):
-        return None
-    bias = linears[0].weight.new_zeros(width)
-    for linear, (begin, count) in zip(linears, columns, strict=True):
-        if linear.bias is not None:
-            bias[begin : begin + count] = linear.bias.detach()
+    biases = [linear.bias for linear in linears]
+    bias = next((b.detach().new_zeros(width) for b in biases if b is not None), None)
+    for part, (begin, count) in zip(biases, columns, strict=True):
+        if bias is not None and part is not None:
+            bias[begin : begin + count] = part.detach()
     return bias

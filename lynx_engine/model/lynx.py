@@ -57,6 +57,7 @@ class LynxModel(nn.Module):
 
     def pack(self) -> LynxModel:
         """Pack the frozen linears for the CPU kernels, one at a time, in place of the weights they had; see `Linear`.
+        Quantised ones lie as the kernels want them; q, k, v and gate, up are laid together.
 
         Results stay the same, but for gate and up of SwiGLU, which are no longer rounded on the way. `state_dict` gives
         the weights as they were; `freeze` unpacks what is to train.

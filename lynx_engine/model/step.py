@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import registry
 from ..eager import needs_no_dispatcher
+from .weight import Weight
 
 if TYPE_CHECKING:
     from .decoder import Cache, LlamaLayer, LlamaModel
@@ -22,28 +23,25 @@ Kernel = Callable[..., None]
 
 
 class Weights(NamedTuple):
-    """What a layer's kernels read; strips where matrices are packed."""
+    """What a layer's kernels read."""
 
     input_norm: Tensor
-    qkv: Tensor
-    o: Tensor
+    qkv: Weight
+    o: Weight
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
 
     @classmethod
     def of(cls, layer: LlamaLayer) -> Weights | None:
-        """None where something is not packed."""
+        """None where something is neither packed nor quantised, or both are found."""
         attention, mlp = layer.self_attn, layer.mlp
-        qkv, gate_up = attention.qkv.strips(), mlp.gate_up.strips()
-        if (
-            qkv is None
-            or gate_up is None
-            or not (attention.qkv.even and attention.o_proj.packed and mlp.down_proj.packed)
-        ):
+        qkv, o, gate_up, down = (m.strips() for m in (attention.qkv, attention.o_proj, mlp.gate_up, mlp.down_proj))
+        if qkv is None or o is None or gate_up is None or down is None or not attention.qkv.even:
             return None
-        norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        return cls(norms[0], qkv, attention.o_proj.weight, norms[1], gate_up, mlp.down_proj.weight)
+        if not qkv.op == o.op == gate_up.op == down.op:
+            return None
+        return cls(layer.input_layernorm.weight, qkv, o, layer.post_attention_layernorm.weight, gate_up, down)
 
 
 class Scratch:
@@ -64,22 +62,24 @@ class Scratch:
 def decode_step(
     decoder: LlamaModel, x: Tensor, rope: tuple[Tensor, Tensor], kv_mask: Tensor | None, cache: Cache
 ) -> Tensor | None:
-    """Hidden states [B, 1, H] after the final norm; None where a layer is not packed or an op has no kernel here.
+    """Hidden states [B, 1, H] after the final norm; None where a layer's linears are neither packed nor quantised, or
+    not as those of the others, or where an op has no kernel.
 
     x [B, 1, H]; arguments as `LlamaLayer` takes them. The numbers are those of the layers, to the bit.
     """
     layers = cast("list[LlamaLayer]", list(decoder.layers))
     weights = [w for layer in layers if (w := Weights.of(layer)) is not None]
-    if torch.is_grad_enabled() or not needs_no_dispatcher((x, kv_mask)) or len(weights) < len(layers):
+    if torch.is_grad_enabled() or not needs_no_dispatcher((x, kv_mask)):
+        return None
+    if len(weights) < len(layers) or len({w.qkv.op for w in weights}) != 1:
         return None
     s, rows = Scratch(decoder, x), x.reshape(len(x), -1)
     memory = [cache.reserve(index, s.k) for index in range(len(layers))]
     keys, values, starts = memory[0]
     end, scale = cache.length + 1, decoder.config.head_dim**-0.5
-    first = weights[0]
     op = registry.ops()
-    norm = op["rms_norm"].kernel(rows, None, first.input_norm, None)
-    linear = op["linear"].kernel(rows, first.qkv, None, None, None, None)
+    norm = op["rms_norm"].kernel(rows, None, weights[0].input_norm, None)
+    linear = weights[0].qkv.prepare(rows)
     append = op["rope_append_kv"].kernel(s.q, s.k, s.v, *rope, keys, values)
     attend = op["prefix_attention"].kernel(s.turned, keys, values)
     if norm is None or linear is None or append is None or attend is None:
@@ -87,13 +87,13 @@ def decode_step(
     mask = kv_mask if kv_mask is None or kv_mask.dtype == torch.bool else kv_mask != 0
     for layer, w, (keys, values, _) in zip(layers, weights, memory, strict=True):
         norm(rows, None, w.input_norm, None, layer.input_layernorm.eps, s.normed, None)
-        linear(s.normed, w.qkv, None, None, None, None, "none", 1.0, 0.0, s.qkv)
+        linear(s.normed, w.qkv, None, "none", s.qkv)
         append(s.q, s.k, s.v, *rope, keys, values, starts, None, s.turned)
         attend(s.turned, keys[:, :end], values[:, :end], None, mask, True, scale, s.heads, s.stats)
-        linear(s.joined, w.o, None, rows, None, None, "none", 1.0, 0.0, s.attended)
+        linear(s.joined, w.o, rows, "none", s.attended)
         norm(s.attended, None, w.post_norm, None, layer.post_attention_layernorm.eps, s.normed, None)
-        linear(s.normed, w.gate_up, None, None, None, None, "gated_silu", 1.0, 0.0, s.hidden)
-        linear(s.hidden, w.down, None, s.attended, None, None, "none", 1.0, 0.0, s.out)
+        linear(s.normed, w.gate_up, None, "gated_silu", s.hidden)
+        linear(s.hidden, w.down, s.attended, "none", s.out)
         rows = s.out if layer.output_adapter is None else layer.output_adapter(s.out)
     hidden = torch.empty_like(x)
     norm(rows, None, decoder.norm.weight, None, decoder.norm.eps, hidden.view(rows.shape), None)
