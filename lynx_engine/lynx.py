@@ -77,8 +77,8 @@ class Lynx:
         """Open a folder written by `lynx-engine convert`. `dtype` None keeps the stored one.
 
         Files are memory-mapped; what the CPU kernels want packed is read and packed tensor by tensor. "int8" and "int4"
-        quantise the linears on the way, with `group_size` weights a scale (`ops.quantize_linear`); of a folder that was
-        converted so, codes of joint products (q, k, v; gate, up) are laid together in memory, others mapped as they are.
+        quantise the linears on the way, with `group_size` weights a scale (`ops.quantize_linear`). Of a folder that was
+        converted so, codes of joint products (q, k, v; gate, up) are laid together in memory, others stay mapped.
         """
         if dtype not in ("int8", "int4"):
             if group_size is not None:
