@@ -13,6 +13,7 @@
 // is therefore summed from P dP, whose rounding errors cancel too; for the other rows it is dO . O, which needs no pass
 // (and is NaN where a value that the row does not see is NaN, as 0 * NaN makes it in the reference).
 #pragma once
+#include "cpu/vec_transpose.h"
 #include "softmax.h"
 
 namespace lynx::LYNX_ISA::prefix_attention {
