@@ -73,6 +73,42 @@ def test_codebook_of_the_kernels_is_that_of_the_format() -> None:
     assert found and tuple(map(int, found[1].split(","))) == packing.CODEBOOK
 
 
+def test_scales_that_the_kernels_search_are_those_of_the_format() -> None:
+    text = (ROOT / "kernels" / "quantized_linear" / "params.h").read_text()
+    found = re.search(r"kSearched\[5\] = \{([^}]*)\}", text)
+    assert found and tuple(map(float, found[1].split(","))) == packing.SEARCHED
+
+
+def awkward(N: int, K: int) -> Tensor:
+    """Normal rows, heavy tails, all equal, one number alone, zeros, tiny, denormal, huge ones, ties between levels."""
+    weight = normal(N, K)
+    weight[1::9] = weight[1::9] ** 3
+    weight[2::9] = 0.3
+    weight[3::9, 1:] = 0
+    weight[4::9] = 0
+    weight[5::9] *= 1e-18
+    weight[6::9] *= 1e-39
+    weight[7::9] *= 1e30
+    weight[8::9] = (weight[8::9] * 40).round() / 2
+    return weight
+
+
+@every_format
+@pytest.mark.parametrize(("N", "K"), [(1, 1), (40, 300), (33, 128), (9, 0), (0, 32)])
+def test_every_backend_makes_the_same_codes_and_scales(format: str, group: int | None, N: int, K: int) -> None:
+    """As torch does, to the bit: of float32 and bfloat16, rows apart, and after a wider dtype."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        weight = awkward(N, K).to(dtype)
+        wide = torch.full((N, K + 7), torch.nan, dtype=dtype)
+        wide[:, 3 : 3 + K] = weight
+        wanted = packing._packed(weight, format, group, backend=registry.REFERENCE)
+        assert (tuple(wanted.codes.shape), tuple(wanted.scales.shape)) == ops.quantized_shapes(N, K, format, group)
+        for backend in runnable("quantize_weight", torch.float32):
+            for given in (weight, wide[:, 3 : 3 + K], weight.T.contiguous().T):
+                got = packing._packed(given, format, group, backend=backend)
+                assert torch.equal(got.codes, wanted.codes) and torch.equal(got.scales, wanted.scales)
+
+
 @pytest.mark.parametrize(
     ("format", "group", "error"),
     [("int8", None, 0.0087), ("int8", 32, 0.0054), ("int4", 32, 0.0737), ("int4", 128, 0.0867)],
@@ -157,6 +193,7 @@ def test_what_is_refused(function: object, change: dict[str, object], message: s
         ((torch.zeros(4, 4), "int4", 64), "got int4 with groups of 64"),
         ((torch.zeros(4), "int4"), r"weight must be \[N, K\] as the weight, got \[4\]"),
         ((torch.full((4, 4), torch.nan), "int8"), "weight holds NaN or infinity"),
+        ((torch.tensor([[1.0, -torch.inf]]), "int4"), "weight holds NaN or infinity"),
     ],
 )
 def test_what_cannot_be_quantised(arguments: tuple[object, ...], message: str) -> None:

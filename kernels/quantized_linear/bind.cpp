@@ -19,6 +19,7 @@ namespace lynx {
 #define LYNX_DECLARE(isa)                                                                      \
   namespace isa {                                                                              \
   extern const quantized_linear::Kernels quantized_linear_kernels, weight_only_linear_kernels; \
+  extern const quantized_linear::Quantizers weight_quantizers;                                 \
   }
 LYNX_BACKENDS(LYNX_DECLARE)
 #undef LYNX_DECLARE
@@ -33,7 +34,7 @@ int64_t row_stride(In tensor) { return tensor.ndim() == 2 ? tensor.stride(0) : t
 
 /// What quantize_linear gives, of strips of [N, K]; twice as many where gate and up lie strip by strip in one weight.
 Weight checked_weight(const Contract& contract, const char* op, In codes, In scales, int64_t N, int64_t K,
-                      int64_t matrices) {
+                      int64_t matrices = 1) {
   Dim strips{"strips", (N + 15) / 16 * matrices}, steps{"steps"}, groups{"groups"}, lanes{"16", 16}, four{"4", 4},
       line{"64", 64};
   Weight weight{};
@@ -87,6 +88,27 @@ void forward(const char* op, const Kernels& kernels, In x, In codes, In scales, 
   kernels.forward(p);
 }
 
+void quantize(const Quantizers& quantizers, In weight, In codes, In scales) {
+  const char* op = "quantize_weight";
+  const Contract contract(op, weight.dtype());
+  Dim N{"N"}, K{"K"};
+  contract.expect("weight", weight, {&N, &K}, Layout::rows);
+  const Weight made = checked_weight(contract, op, codes, scales, N, K);
+  if (codes.read_only() || scales.read_only()) fail(op, ": codes and scales must be writable");
+  const QuantizeParams p{weight.dtype(),
+                         weight.address(),
+                         weight.stride(0),
+                         N,
+                         K,
+                         made.nibbles,
+                         made.depth,
+                         made.group,
+                         static_cast<uint8_t*>(codes.address()),
+                         scales.address()};
+  const ReleaseGil release(20.0 * N * K);
+  quantizers.quantize(p);
+}
+
 void add_kernels(py::module_& m, const char* op, const char* isa, const Kernels& kernels) {
   add_backend(
       m, op, isa, kernels.dtypes,
@@ -97,9 +119,11 @@ void add_kernels(py::module_& m, const char* op, const char* isa, const Kernels&
 }  // namespace
 
 void bind_quantized_linear(py::module_& m) {
-#define LYNX_ADD(isa)                                                      \
-  add_kernels(m, "quantized_linear", #isa, isa::quantized_linear_kernels); \
-  add_kernels(m, "weight_only_linear", #isa, isa::weight_only_linear_kernels);
+#define LYNX_ADD(isa)                                                          \
+  add_kernels(m, "quantized_linear", #isa, isa::quantized_linear_kernels);     \
+  add_kernels(m, "weight_only_linear", #isa, isa::weight_only_linear_kernels); \
+  add_backend(m, "quantize_weight", #isa, isa::weight_quantizers.dtypes,       \
+              [](In weight, In codes, In scales) { quantize(isa::weight_quantizers, weight, codes, scales); });
   LYNX_BACKENDS(LYNX_ADD)
 #undef LYNX_ADD
 }

@@ -1,7 +1,8 @@
-// Both ways to multiply by a weight of codes, on every instruction set.
+// Both ways to multiply by a weight of codes, and the way to make one, on every instruction set.
 #pragma once
 #include "dequantized.h"
 #include "integer.h"
+#include "quantize.h"
 
 namespace lynx::LYNX_ISA {
 namespace {
@@ -27,8 +28,10 @@ void float_forward(const quantized_linear::ForwardParams& p) {
 }  // namespace
 
 extern const quantized_linear::Kernels quantized_linear_kernels, weight_only_linear_kernels;
+extern const quantized_linear::Quantizers weight_quantizers;
 const quantized_linear::Kernels quantized_linear_kernels{dtype_set(DType::f32, DType::bf16), integer_workspace,
                                                          integer_forward};
 const quantized_linear::Kernels weight_only_linear_kernels{kFloatTypes, float_workspace, float_forward};
+const quantized_linear::Quantizers weight_quantizers{dtype_set(DType::f32, DType::bf16), quantize};
 
 }  // namespace lynx::LYNX_ISA

@@ -20,11 +20,31 @@ struct Weight {
 constexpr uint8_t kCodebook[16] = {1, 33, 53, 70, 84, 97, 109, 120, 132, 143, 155, 168, 182, 198, 218, 245};
 constexpr int32_t kZero = 128;
 
+/// Where the search for a 4-bit scale puts the largest magnitude of a group, in parts of 127. packing.py has the same.
+constexpr double kSearched[5] = {0.85, 0.9375, 1.025, 1.1125, 1.2};
+
 /// Values of k whose products with a row of x are summed as integers, under one scale of the row.
 constexpr int64_t kMaxBlock = 128;
 
 struct ForwardParams : LinearCall {
   Weight weight;
+};
+
+/// A weight [N, K], rows `stride` apart, to be laid down as codes and scales; see Weight.
+struct QuantizeParams {
+  DType dtype;
+  const void* weight;
+  int64_t stride, N, K;
+  bool nibbles;
+  int64_t depth, group;
+  uint8_t* codes;
+  void* scales;
+};
+
+/// One instruction set's way from a weight to codes.
+struct Quantizers {
+  uint32_t dtypes;
+  void (*quantize)(const QuantizeParams&);
 };
 
 /// One way to multiply, on one instruction set.
