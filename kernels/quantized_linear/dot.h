@@ -12,7 +12,8 @@ namespace {
 
 #if defined(__AVX512F__)
 using Ints = __m512i;
-constexpr int64_t kQuantRows = 12, kQuantStrips = 2;
+constexpr int kQuantRows = 12, kFewRows = 4;
+constexpr int quant_strips(int64_t rows) { return rows <= kFewRows ? 4 : 2; }
 LYNX_INLINE Ints load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 LYNX_INLINE Ints set1_int(int32_t x) { return _mm512_set1_epi32(x); }
 LYNX_INLINE Ints shift_right(Ints a, int count) { return _mm512_srli_epi16(a, static_cast<unsigned>(count)); }
@@ -29,7 +30,8 @@ LYNX_INLINE void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
 LYNX_INLINE int32_t sum_ints(Ints a) { return _mm512_reduce_add_epi32(a); }
 #else
 using Ints = __m256i;
-constexpr int64_t kQuantRows = 4, kQuantStrips = 1;
+constexpr int kQuantRows = 4, kFewRows = 4;
+constexpr int quant_strips(int64_t) { return 1; }
 LYNX_INLINE Ints load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 LYNX_INLINE Ints set1_int(int32_t x) { return _mm256_set1_epi32(x); }
 LYNX_INLINE Ints shift_right(Ints a, int count) { return _mm256_srli_epi16(a, count); }
@@ -126,58 +128,78 @@ struct QuantRows {
   int64_t M, depth, block;
 };
 
-/// How far ahead codes are fetched. One row, Zen 5, 4-bit codes: 23 GB/s without, 29 with, of 34 that can be read.
+/// How far ahead codes are fetched, and the scales that belong to them.
 constexpr int64_t kAheadBytes = 2048;
 
-/// Two strips (one on AVX2): their codes and their scales, 16 of them for every `blocks_a_group` blocks of K.
+/// Some strips: their codes and their scales, 16 of them for every `blocks_a_group` blocks of K. What lies ahead of a
+/// strip's end is the strip that is read next in its place, so many bytes of codes and so many scales further on.
+template <int S>
 struct Panel {
-  const uint8_t* codes[kQuantStrips];
-  const bf16* scales[kQuantStrips];
-  int64_t blocks_a_group;
+  const uint8_t* codes[S];
+  const bf16* scales[S];
+  int64_t blocks_a_group, skipped_codes, skipped_scales;
 };
 
-/// sums[i][0..32) (16 on AVX2) (+)= rows m .. m + R, which are a block, times the panel over blocks first .. last of K.
-template <int R, class Codes>
-__attribute__((noinline)) void dot_rows(const QuantRows& a, int64_t m, int64_t first, int64_t last, Panel panel,
+/// sums[i][0 .. 16 S) (+)= rows m .. m + R, which are a block, times the panel over blocks first .. last of K.
+template <int R, int S, class Codes>
+__attribute__((noinline)) void dot_rows(const QuantRows& a, int64_t m, int64_t first, int64_t last, Panel<S> panel,
                                         const Codes& kind, float* sums, int64_t ld) {
+  constexpr int kParts = 16 / kWidth, kVectors = S * kParts;  // vectors of a strip, and of the panel
   const int64_t blocks = a.depth / a.block, steps = a.block / (4 * Codes::kFours);
+  const int64_t groups_ahead = kAheadBytes / (64 * steps * panel.blocks_a_group);
   const QuantOperand* numbers = a.data + m * a.depth + first * a.block * R;
   const float* row_scales = a.scales + m * blocks;
   const int32_t* begins = a.begins + m * blocks;
   for (int64_t b = first; b < last; ++b) {
-    Ints sum[R][2];
+    const bool ending = (last - b) * steps * 64 <= kAheadBytes;
+    const int64_t ahead = kAheadBytes + (ending ? panel.skipped_codes : 0);
+    Ints sum[R][kVectors];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = set1_int(begins[b * R + i]);
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = set1_int(begins[b * R + i]);
+    }
     for (int64_t s = 0; s < steps; ++s) {
-      Ints left[Codes::kFours], right[Codes::kFours];
-      kind.load(panel.codes[0], left);
-      kind.load(kQuantStrips == 2 ? panel.codes[1] : panel.codes[0] + 32, right);
-      for (int strip = 0; strip < kQuantStrips; ++strip) {
-        _mm_prefetch(panel.codes[strip] + kAheadBytes, _MM_HINT_T0);
+      Ints fours[kVectors][Codes::kFours];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        kind.load(panel.codes[v / kParts] + v % kParts * static_cast<int64_t>(sizeof(Ints)), fours[v]);
+      }
+#pragma GCC unroll 4
+      for (int strip = 0; strip < S; ++strip) {
+        _mm_prefetch(panel.codes[strip] + ahead, _MM_HINT_T0);
         panel.codes[strip] += 64;
       }
 #pragma GCC unroll 2
       for (int f = 0; f < Codes::kFours; ++f) {
-        const Columns first_columns = columns(left[f]), second_columns = columns(right[f]);
+        Columns read[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) read[v] = columns(fours[v][f]);
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
           const Four value = broadcast_four(numbers + (f * R + i) * 4);
-          sum[i][0] = dot_add(first_columns, value, sum[i][0]);
-          sum[i][1] = dot_add(second_columns, value, sum[i][1]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) sum[i][v] = dot_add(read[v], value, sum[i][v]);
         }
       }
       numbers += 4 * Codes::kFours * R;
     }
     const int64_t group = b / panel.blocks_a_group * 16;
-    const Vec left_scales = load(panel.scales[0] + group);
-    const Vec right_scales = load(kQuantStrips == 2 ? panel.scales[1] + group : panel.scales[0] + group + 8);
+    const int64_t coming = group + 16 * groups_ahead + (ending ? panel.skipped_scales : 0);
+    Vec scales[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      if (v % kParts == 0) _mm_prefetch(panel.scales[v / kParts] + coming, _MM_HINT_T0);
+      scales[v] = load(panel.scales[v / kParts] + group + v % kParts * kWidth);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      float* out = sums + i * ld;
       const Vec scale = set1(row_scales[b * R + i]);
-      const Vec left = b == 0 ? zero() : load(out), right = b == 0 ? zero() : load(out + kWidth);
-      store(out, fma(to_float(sum[i][0]), mul(left_scales, scale), left));
-      store(out + kWidth, fma(to_float(sum[i][1]), mul(right_scales, scale), right));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        float* out = sums + i * ld + v * kWidth;
+        store(out, fma(to_float(sum[i][v]), mul(scales[v], scale), b == 0 ? zero() : load(out)));
+      }
     }
   }
 }

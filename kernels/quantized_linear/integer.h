@@ -22,22 +22,28 @@ LYNX_INLINE int64_t block_of(const Weight& weight) { return weight.group < kMaxB
 LYNX_INLINE int64_t code_bytes(const Weight& weight, int64_t depth) {
   return depth * kStripColumns / (weight.nibbles ? 2 : 1);
 }
-LYNX_INLINE Panel panel_at(const Weight& weight, int64_t left, int64_t right) {
-  const int64_t strips[2] = {left, right}, groups = weight.depth / weight.group;
-  Panel panel{{}, {}, weight.group / block_of(weight)};
-  for (int i = 0; i < kQuantStrips; ++i) {
-    panel.codes[i] = weight.codes + strips[i] * code_bytes(weight, weight.depth);
-    panel.scales[i] = static_cast<const bf16*>(weight.scales) + strips[i] * groups * kStripColumns;
+/// The strips from `first` on, the last one again where there are less than S; from `bytes` if a slice lies there as bytes,
+/// else from `skipped` bytes into each strip.
+template <int S>
+LYNX_INLINE Panel<S> panel_at(const Weight& weight, int64_t first, int64_t end, int64_t skipped, const uint8_t* bytes) {
+  const int64_t groups = weight.depth / weight.group, strip_bytes = code_bytes(weight, weight.depth);
+  Panel<S> panel{{}, {}, weight.group / block_of(weight), 0, (S - 1) * groups * kStripColumns};
+  for (int i = 0; i < S; ++i) {
+    const int64_t s = smaller(i, end - first - 1);
+    panel.codes[i] = bytes != nullptr ? bytes + s * kSliceBytes : weight.codes + (first + s) * strip_bytes + skipped;
+    panel.scales[i] = static_cast<const bf16*>(weight.scales) + (first + s) * groups * kStripColumns;
   }
+  if (bytes == nullptr) panel.skipped_codes = (S - 1) * strip_bytes;
   return panel;
 }
 
-template <class Codes>
-LYNX_INLINE void dot_block(int64_t rows, const QuantRows& a, int64_t m, int64_t first, int64_t last, const Panel& panel,
-                           const Codes& kind, float* sums, int64_t ld) {
-#define LYNX_ROWS(R) \
-  case R:            \
-    return dot_rows<(R <= kQuantRows ? R : 1)>(a, m, first, last, panel, kind, sums, ld);
+template <int S, class Codes>
+LYNX_INLINE void dot_block(int64_t rows, const QuantRows& a, int64_t m, int64_t first, int64_t last,
+                           const Panel<S>& panel, const Codes& kind, float* sums, int64_t ld) {
+#define LYNX_ROWS(R)                                                                                              \
+  case R:                                                                                                         \
+    if constexpr (R <= kQuantRows && S == quant_strips(R)) dot_rows<R>(a, m, first, last, panel, kind, sums, ld); \
+    return;
   switch (rows) {
     LYNX_ROWS(1)
     LYNX_ROWS(2)
@@ -82,12 +88,12 @@ struct IntegerScratch {
   }
 };
 
-/// Columns of the strips begin .. end of the product.
-template <class Epilogue>
+/// Columns of the strips begin .. end of the product, S at a time.
+template <int S, class Epilogue>
 void multiply_codes(const QuantRows& a, const Weight& weight, int64_t N, int64_t begin, int64_t end, float* sums,
                     uint8_t* bytes, const Epilogue& epilogue) {
   const NibbleCodes nibbles(quantized_linear::kCodebook);
-  const int64_t strips = end - begin, width = round_up(strips, kQuantStrips) * kStripColumns;
+  const int64_t strips = end - begin, width = round_up(strips, S) * kStripColumns;
   const int64_t row_blocks = quant_blocks(a.M), blocks = a.depth / a.block;
   const int64_t slice = row_blocks == 1 ? blocks : kSliceDepth / a.block;
   const bool unpack = weight.nibbles && row_blocks > 1;
@@ -99,20 +105,16 @@ void multiply_codes(const QuantRows& a, const Weight& weight, int64_t N, int64_t
     }
     for (int64_t block = 0; block < row_blocks; ++block) {
       const int64_t m = quant_begin(block, a.M), rows = quant_begin(block + 1, a.M) - m;
-      for (int64_t s = 0; s < strips; s += kQuantStrips) {
-        const int64_t right = smaller(s + 1, strips - 1);  // the same again where there is no second strip
-        Panel panel = panel_at(weight, begin + s, begin + right);
+      for (int64_t s = 0; s < strips; s += S) {
+        const auto panel = panel_at<S>(weight, begin + s, end, skipped, unpack ? bytes + s * kSliceBytes : nullptr);
         float* out = sums + m * width + s * kStripColumns;
-        for (int i = 0; i < kQuantStrips; ++i) {
-          panel.codes[i] = unpack ? bytes + (i == 0 ? s : right) * kSliceBytes : panel.codes[i] + skipped;
-        }
         if (weight.nibbles && !unpack) {
           dot_block(rows, a, m, b, last, panel, nibbles, out, width);
         } else {
           dot_block(rows, a, m, b, last, panel, ByteCodes{}, out, width);
         }
       }
-      const int64_t n = begin * kStripColumns, count = smaller(N - n, width);
+      const int64_t n = begin * kStripColumns, count = smaller(N - n, strips * kStripColumns);
       for (int64_t i = m; last == blocks && i < m + rows; ++i) epilogue(i, n, count, sums + i * width);
     }
   }
@@ -157,14 +159,20 @@ void integer_forward_as(const quantized_linear::ForwardParams& p) {
       quantize_rows(x + m * call.x_stride, call.x_stride, call.K, m, quant_begin(index + 1, rows.M) - m, rows);
     };
     parallel_for(quant_blocks(rows.M), fill, rows.M * call.K > 8192);
-    // As in gemm.h: a panel a task where one pass over the weight is all, else at least eight tasks a lane.
+    // As in gemm.h: a panel a task where one pass over the weight is all, else at least eight tasks a lane; even numbers,
+    // as a gated epilogue pairs neighbours.
     const int64_t shared = strips / (8 * call.lanes) / 2 * 2;
-    const int64_t group = rows.M <= kQuantRows || shared < 2 ? 2 : smaller(shared, kGroupStrips);
+    const int64_t group =
+        rows.M <= kQuantRows || shared < 2 ? larger(2, quant_strips(rows.M)) : smaller(shared, kGroupStrips);
     const auto task = [&](int64_t index, int worker) {
-      multiply_codes(rows, p.weight, columns, index * group, smaller((index + 1) * group, strips), scratch.sums(worker),
-                     scratch.bytes(worker),
-                     [&](int64_t m, int64_t n, int64_t count, const float* sums)
-                         __attribute__((always_inline)) { epilogue(done + m, n, count, sums); });
+      const auto give = [&](int64_t m, int64_t n, int64_t count, const float* sums)
+                            __attribute__((always_inline)) { epilogue(done + m, n, count, sums); };
+      (rows.M <= kFewRows
+           ? multiply_codes<quant_strips(1), decltype(give)>
+           : multiply_codes<quant_strips(kQuantRows), decltype(give)>)(rows, p.weight, columns, index * group,
+                                                                       smaller((index + 1) * group, strips),
+                                                                       scratch.sums(worker), scratch.bytes(worker),
+                                                                       give);
     };
     parallel_for((strips + group - 1) / group, task, 2.0 * rows.M * columns * call.K > kSerialWork);
   }
