@@ -28,7 +28,7 @@ from lynx_engine.yardstick import (
     yardstick,
 )
 
-_WIDE_BYTES = 1 << 30
+_WIDE_BYTES = 3 << 30
 _FORWARD_ONLY = frozenset({"onednn"})  # torch's packed linears have no gradients
 OURS = ""
 _OUR_MARGIN = 2.0  # the tests'

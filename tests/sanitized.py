@@ -1,4 +1,4 @@
-"""python tests/sanitized.py [pytest arguments]: tests on kernels compiled with ASan and UBSan; `make sanitize`.
+"""python tests/sanitized.py [pytest arguments]: the kernels' tests, or those named, under ASan and UBSan.
 
 The build lies in build/sanitize beside the ordinary one. The sanitizers' runtimes must be in the process before any
 library, hence a second process with LD_PRELOAD: torch then allocates from ASan's heap, and a kernel that reads or
@@ -59,12 +59,14 @@ def run(library: str, arguments: list[str]) -> int:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     sys.modules[loader.name] = module
-    return pytest.main(arguments)
+    return pytest.main(["--capture=sys", *arguments])  # a report goes to the file descriptor, past Python
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--library"]:
         sys.exit(run(sys.argv[2], sys.argv[3:]))
-    tests = sys.argv[1:] or [str(ROOT / "tests" / f"test_{name}.py") for name in KERNEL_TESTS]
-    command = [sys.executable, __file__, "--library", str(build()), *tests]
+    arguments = sys.argv[1:]
+    if not any(".py" in argument for argument in arguments):
+        arguments += [f"{ROOT}/tests/test_{name}.py" for name in KERNEL_TESTS]
+    command = [sys.executable, __file__, "--library", str(build()), *arguments]
     os.execve(sys.executable, command, {**os.environ, **OPTIONS, "LD_PRELOAD": runtimes()})

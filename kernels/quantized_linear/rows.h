@@ -44,9 +44,11 @@ LYNX_INLINE QuantBlock quantize_block(const T* x, int64_t count, int64_t depth, 
     poison = add(poison, sub(value, value));
   });
   const float most = hmax(largest), inverse = most > kNothing ? 127.0f / most : 0.0f;
+  const Vec limit = set1(127.0f);  // a NaN becomes -127: as the least integer it would overflow the sums
   Ints total = set1_int(0);
   for_vectors(count, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
-    const Ints rounded = to_ints(mul(load_some(x + i, n), set1(inverse)));
+    const Vec number = mul(load_some(x + i, n), set1(inverse));
+    const Ints rounded = to_ints(vmin(vmax(number, sub(zero(), limit)), limit));
     total = add_ints(total, rounded);
     store_ints(integers + i, rounded);
   });
