@@ -83,7 +83,8 @@ def _cpu_ceilings(threads: int, seconds: float) -> Ceilings:
     for name, rate in peaks.items():
         dtype = name.split()[1]
         best[dtype] = max(best.get(dtype, 0.0), rate)
-    best["bfloat16"] = max(best["float32"], best.get("bfloat16", 0.0))  # widened, where nothing multiplies bfloat16
+    for narrow in ("bfloat16", "int8"):  # widened, where nothing multiplies them
+        best[narrow] = max(best["float32"], best.get(narrow, 0.0))
     return Ceilings("cpu", threads, best, peaks, read / 1e9, copy / 1e9)
 
 

@@ -38,6 +38,10 @@ class E2E:
     """What to run beside ours: none, one of the peers, or all that are installed."""
     dtype: str = "bfloat16"
     """bfloat16 or float32."""
+    quantize: str | None = None
+    """int8 or int4: the linears in so many bits, the rest in bfloat16, as `Lynx.load(dtype=...)` has them."""
+    adapters: bool = True
+    """Whether the decoder has Lynx's adapters; llama.cpp is measured against one without."""
     threads: int | None = None
     """CPU threads of ours and of the peers; without it all cores that this process may use."""
     device: str = "cpu"
@@ -50,7 +54,8 @@ class E2E:
     def run(self) -> int:
         parts, peers = _chosen_parts(self.part), chosen_peers(self.peer)
         set_num_threads(get_num_threads() if self.threads is None else self.threads)  # ours and torch's alike
-        subject = load_subject(self.preset, self.dtype, self.device, parts)
+        what = (self.preset, self.dtype, self.device, parts)
+        subject = load_subject(*what, adapters=self.adapters, quantize=self.quantize)
         models = dict(_loaded(peers, subject))
         ceilings = measure_ceilings(get_num_threads(), self.device)
         print(ceilings)
@@ -75,13 +80,14 @@ class E2E:
 def make_rows(part: str, job: Job, measured: Measured, subject: Subject, ceilings: Ceilings) -> list[Row]:
     """The measurement as bench.row has it: one row a peer, or one without."""
     ours = measured.timings[OURS]
-    bound = "compute" if job.training else ceilings.floor_us(subject.dtype, job.work.flops, job.work.bytes)[1]
+    products = subject.dtype if subject.quantize is None else "int8"  # of 4-bit weights too
+    bound = "compute" if job.training else ceilings.floor_us(products, job.work.flops, job.work.bytes)[1]
     tflops, gbps = job.work.flops / ours.median_us / 1e6, job.work.bytes / ours.median_us / 1e3
-    ceiling = ceilings.of(subject.dtype, bound)
+    ceiling = ceilings.of(products, bound)
     alone = Row(
         op=f"e2e/{part}",
-        case=f"{subject.preset} {job.case}",
-        dtype=subject.dtype,
+        case=f"{subject.name} {job.case}",
+        dtype=subject.form,
         mode="both" if job.training else "forward",
         backend=measured.backend,
         threads=get_num_threads(),

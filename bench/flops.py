@@ -12,7 +12,9 @@ import functools
 from dataclasses import dataclass
 
 from lynx_engine.config import LynxConfig
-from lynx_engine.weights import count_parameters
+from lynx_engine.weights import Quantization
+from lynx_engine.weights.fit import meta_model
+from lynx_engine.weights.info import PARTS, part_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ class Work:
 
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How numbers lie in memory: in `itemsize` bytes each, the model's linears in `quantize` "int8" or "int4"."""
+
+    itemsize: int
+    quantize: str | None = None
+
+    def bytes_of(self, config: LynxConfig) -> dict[str, int]:
+        """Of each part that `count_parameters` names, the bytes of its weights."""
+        return _bytes(config, self)
 
 
 def linear(rows: int, fan_in: int, fan_out: int) -> int:
@@ -41,7 +55,7 @@ def causal_pairs(queries: int, keys: int) -> int:
     return queries * keys - queries * (queries - 1) // 2
 
 
-def vision(config: LynxConfig, batch: int, itemsize: int) -> Work:
+def vision(config: LynxConfig, batch: int, stored: Stored) -> Work:
     """The ViT on `batch` uint8 images: [B, S, S, 3] -> [B, 1 + (S/P)^2, D]."""
     vit = config.vision
     width, tokens = vit.hidden_size, vit.num_tokens
@@ -49,49 +63,51 @@ def vision(config: LynxConfig, batch: int, itemsize: int) -> Work:
     layer = linear(rows, width, 4 * width) + 2 * linear(rows, width, vit.intermediate_size)
     layer += attention(width, batch * tokens**2)
     patches = linear(batch * vit.grid_size**2, 3 * vit.patch_size**2, width)
-    values = _parameters(config)["vision_encoder"] + rows * width
-    return Work(patches + vit.num_layers * layer, itemsize * values + 3 * batch * vit.image_size**2)
+    read = stored.bytes_of(config)["vision_encoder"] + 3 * batch * vit.image_size**2
+    return Work(patches + vit.num_layers * layer, read + stored.itemsize * rows * width)
 
 
-def resampler(config: LynxConfig, batch: int, itemsize: int) -> Work:
+def resampler(config: LynxConfig, batch: int, stored: Stored) -> Work:
     """The bridge on the tokens of `batch` images: [B, N, Dv] -> [B, num_latents, H]."""
     bridge, hidden = config.bridge, config.llm.hidden_size
     inner, latents = bridge.num_heads * bridge.head_dim, batch * bridge.num_latents
     media, media_width = batch * config.vision.num_tokens, config.vision.hidden_size
     layer = linear(latents, hidden, inner) + linear(media, media_width, 2 * inner) + linear(latents, inner, hidden)
     layer += attention(inner, bridge.num_latents * media) + 2 * linear(latents, hidden, bridge.ff_mult * hidden)
-    values = _parameters(config)["bridge"] + media * media_width + latents * hidden
-    return Work(bridge.num_layers * layer, itemsize * values)
+    values = media * media_width + latents * hidden
+    return Work(bridge.num_layers * layer, stored.bytes_of(config)["bridge"] + stored.itemsize * values)
 
 
-def prefill(config: LynxConfig, batch: int, positions: int, itemsize: int) -> Work:
+def prefill(config: LynxConfig, batch: int, positions: int, stored: Stored) -> Work:
     """The decoder on [B, S, H] embeddings: keys and values of all positions, logits of each row's last."""
     llm = config.llm
     flops = _decoder(config, batch, positions, positions).forward + _head(config, batch)
     cache = 2 * llm.num_layers * batch * positions * llm.hidden_size
-    values = _decoder_weights(config) + batch * positions * llm.hidden_size + cache + batch * llm.vocab_size
-    return Work(flops, itemsize * values)
+    values = batch * positions * llm.hidden_size + cache + batch * llm.vocab_size
+    return Work(flops, _decoder_weights(config, stored) + stored.itemsize * values)
 
 
-def decode(config: LynxConfig, batch: int, past: int, itemsize: int) -> Work:
+def decode(config: LynxConfig, batch: int, past: int, stored: Stored) -> Work:
     """One new token in each of `batch` rows, behind `past` cached positions that no two rows share."""
     llm = config.llm
     flops = _decoder(config, batch, 1, past + 1).forward + _head(config, batch)
     cache = 2 * llm.num_layers * batch * (past + 1) * llm.hidden_size
-    values = _decoder_weights(config) + batch * llm.hidden_size + cache + batch * llm.vocab_size
-    return Work(flops, itemsize * values)
+    values = batch * llm.hidden_size + cache + batch * llm.vocab_size
+    return Work(flops, _decoder_weights(config, stored) + stored.itemsize * values)
 
 
-def answer(config: LynxConfig, beams: int, positions: int, new_tokens: int, itemsize: int) -> Work:
+def answer(config: LynxConfig, beams: int, positions: int, new_tokens: int, stored: Stored) -> Work:
     """One prompt and `new_tokens` more: the prefill gives the first, each other costs one step of all beams."""
-    total = prefill(config, 1, positions, itemsize)
+    total = prefill(config, 1, positions, stored)
     for past in range(positions, positions + new_tokens - 1):
-        total += decode(config, beams, past, itemsize)
+        total += decode(config, beams, past, stored)
     return total
 
 
-def train_step(config: LynxConfig, batch: int, text_tokens: int, itemsize: int) -> Work:
-    """Forward, backward and AdamW on `batch` samples of an image and `text_tokens` tokens, logits everywhere.
+def train_step(config: LynxConfig, batch: int, text_tokens: int, stored: Stored) -> Work:
+    """Forward, backward and AdamW on `batch` samples of an image and `text_tokens` tokens.
+
+    Logits are those that the loss asks for: of every token but the last, which has no next one.
 
     ViT and LLM are frozen: the ViT has no backward, the LLM's linears give the gradient of their input only (as many
     FLOPs as forward); bridge, adapters and attention cost twice their forward. Bytes: frozen weights are read in
@@ -99,13 +115,13 @@ def train_step(config: LynxConfig, batch: int, text_tokens: int, itemsize: int) 
     the two moments of AdamW read and written: ten passes.
     """
     positions = config.bridge.num_latents + text_tokens
-    eyes, bridge = vision(config, batch, itemsize), resampler(config, batch, itemsize)
-    decoder, head = _decoder(config, batch, positions, positions), _head(config, batch * positions)
+    eyes, bridge = vision(config, batch, stored), resampler(config, batch, stored)
+    decoder, head = _decoder(config, batch, positions, positions), _head(config, batch * (text_tokens - 1))
     flops = eyes.flops + 3 * bridge.flops + decoder.forward + decoder.backward + 2 * head
-    parts = _parameters(config)
+    parts = stored.bytes_of(config)
     trained = parts["bridge"] + parts["adapters"]
-    frozen = parts["vision_encoder"] + 2 * (_decoder_weights(config) - parts["adapters"])
-    return Work(flops, itemsize * (frozen + 10 * trained) + 3 * batch * config.vision.image_size**2)
+    frozen = parts["vision_encoder"] + 2 * (_decoder_weights(config, stored) - parts["adapters"])
+    return Work(flops, frozen + 10 * trained + 3 * batch * config.vision.image_size**2)
 
 
 @dataclass(frozen=True)
@@ -140,12 +156,20 @@ def _head(config: LynxConfig, rows: int) -> int:
     return linear(rows, config.llm.hidden_size, config.llm.vocab_size)
 
 
-def _decoder_weights(config: LynxConfig) -> int:
-    """Parameters that every step reads: the table of embeddings is not among them, one row a token is."""
-    parts = _parameters(config)
-    return parts["LLM"] + parts["adapters"] - config.llm.vocab_size * config.llm.hidden_size
+def _decoder_weights(config: LynxConfig, stored: Stored) -> int:
+    """Bytes of what every step reads: the table of embeddings is not among them, one row a token is."""
+    parts = stored.bytes_of(config)
+    return parts["LLM"] + parts["adapters"] - stored.itemsize * config.llm.vocab_size * config.llm.hidden_size
 
 
 @functools.cache
-def _parameters(config: LynxConfig) -> dict[str, int]:
-    return dict(count_parameters(config).parts)
+def _bytes(config: LynxConfig, stored: Stored) -> dict[str, int]:
+    model = meta_model(config)
+    if stored.quantize is not None:
+        Quantization(stored.quantize).hold(model)
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        sizes[part_of(name)] += stored.itemsize * parameter.numel()
+    for name, codes_or_scales in model.named_buffers():
+        sizes[part_of(name)] += codes_or_scales.nbytes
+    return sizes

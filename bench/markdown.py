@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.report.groups import mode_order, newest
-from bench.row import Row
+from bench.row import NO_ADAPTERS, QUANTIZED, Row
 from bench.text import digits, duration, percent
 from lynx_engine.errors import LynxError
 
@@ -27,13 +27,15 @@ class Results:
         first, peers = self.rows[0], self._values("peer")
         if first.op.startswith(E2E):
             words = ["bench.e2e", "--preset", first.case.split()[0]]
+            words += ["--no-adapters"] if NO_ADAPTERS in first.case.split() else []
         else:
             modes, backends = self._values("mode"), self._values("backend")
             words = ["bench.ops", *(["--op", first.op] if len(self._values("op")) == 1 else [])]
             words += ["--backend", "all" if self._several("backend") else backends[0] if len(backends) == 1 else "auto"]
             words += ["--mode", modes[0] if len(modes) == 1 else "all"]
         words += ["--peer", "all"] if self._several("peer") else ["--peer", peers[0]] if len(peers) == 1 else []
-        words += ["--dtype", first.dtype] if len(self._values("dtype")) == 1 else []
+        what = "--quantize" if first.op.startswith(E2E) and first.dtype in QUANTIZED else "--dtype"
+        words += [what, first.dtype] if len(self._values("dtype")) == 1 else []
         words += ["--threads", str(first.threads)] if first.device == "cpu" else ["--device", first.device]
         return shlex.join(["python", "-m", *words, "--json", self.path])
 

@@ -11,6 +11,11 @@ from pathlib import Path
 from bench.command import write_whole
 from lynx_engine.errors import LynxError
 
+NO_ADAPTERS = "no-adapters"
+"""Word in the case of a whole part that was measured without Lynx's adapters."""
+QUANTIZED = ("int8", "int4")
+"""dtype of a whole part whose linears have so many bits; all else is bfloat16."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -119,6 +119,10 @@ def test_every_machine_has_a_table_of_its_own() -> None:
         ([{}, {"op": "norm", "peer": "none"}], "bench.ops --backend cpu_amx --mode forward --dtype"),
         ([{"device": "cuda"}], "--dtype bfloat16 --device cuda --json"),
         ([{"op": "e2e/vision", "case": "lynx_8b/8 B=1"}], "bench.e2e --preset lynx_8b/8 --peer torch"),
+        (
+            [{"op": "e2e/decode", "case": "lynx_8b no-adapters B=1", "dtype": "int4", "peer": "llama_cpp_q4_0"}],
+            "bench.e2e --preset lynx_8b --no-adapters --peer llama_cpp_q4_0 --quantize int4",
+        ),
     ],
 )
 def test_the_command_says_what_the_rows_are(changes: list[dict[str, str]], wanted: str) -> None:

@@ -50,7 +50,7 @@ def vision(subject: Subject) -> Iterator[Job]:
     """The ViT on uint8 images."""
     for batch in IMAGE_BATCHES:
         run = functools.partial(subject.model.vision_encoder, subject.pixels(batch))
-        work = flops.vision(subject.config, batch, subject.itemsize)
+        work = flops.vision(subject.config, batch, subject.stored)
         yield Job(f"B={batch}", work, batch, "images", _inference(run))
 
 
@@ -60,7 +60,7 @@ def resampler(subject: Subject) -> Iterator[Job]:
         media = subject.model.vision_encoder(subject.pixels(1))
     for batch in IMAGE_BATCHES:
         run = functools.partial(subject.model.bridge, media.repeat(batch, 1, 1))
-        work = flops.resampler(subject.config, batch, subject.itemsize)
+        work = flops.resampler(subject.config, batch, subject.stored)
         yield Job(f"B={batch}", work, batch, "images", _inference(run))
 
 
@@ -74,7 +74,7 @@ def _prefill(subject: Subject, positions: int) -> Job:
     embeds = subject.embeddings(positions)
     return Job(
         f"S={positions}",
-        flops.prefill(subject.config, 1, positions, subject.itemsize),
+        flops.prefill(subject.config, 1, positions, subject.stored),
         positions,
         "tokens",
         _inference(lambda: _session(subject, embeds).prefill()),
@@ -92,7 +92,7 @@ def _decode(subject: Subject, batch: int) -> Job:
     embeds, token_ids = subject.embeddings(DECODE_PAST), subject.token_ids(batch, 1)
     return Job(
         f"B={batch} KV={DECODE_PAST}",
-        flops.decode(subject.config, batch, DECODE_PAST, subject.itemsize),
+        flops.decode(subject.config, batch, DECODE_PAST, subject.stored),
         batch,
         "tokens",
         _decode_step(subject.model, embeds, token_ids),
@@ -111,8 +111,8 @@ def first_token(subject: Subject) -> Iterator[Job]:
         embeds = model.embed(token_ids, model.encode_images(pixels))
         return _session(subject, embeds).prefill().argmax(-1).cpu()
 
-    work = flops.vision(config, 1, subject.itemsize) + flops.resampler(config, 1, subject.itemsize)
-    work += flops.prefill(config, 1, QUESTION_POSITIONS, subject.itemsize)
+    work = flops.vision(config, 1, subject.stored) + flops.resampler(config, 1, subject.stored)
+    work += flops.prefill(config, 1, QUESTION_POSITIONS, subject.stored)
     yield Job(f"S={QUESTION_POSITIONS}", work, 1, "images", _inference(run))
 
 
@@ -129,7 +129,7 @@ def answer(subject: Subject) -> Iterator[Job]:
 
     yield Job(
         f"beams={NUM_BEAMS} S={QUESTION_POSITIONS} new={ANSWER_TOKENS}",
-        flops.answer(subject.config, NUM_BEAMS, QUESTION_POSITIONS, ANSWER_TOKENS, subject.itemsize),
+        flops.answer(subject.config, NUM_BEAMS, QUESTION_POSITIONS, ANSWER_TOKENS, subject.stored),
         ANSWER_TOKENS,
         "tokens",
         _inference(run),
@@ -150,13 +150,13 @@ def train(subject: Subject) -> Iterator[Job]:
 
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(token_ids, images=pixels, labels=token_ids).loss
+        loss = model.loss(token_ids, images=pixels, labels=token_ids)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         return torch.stack((loss.detach(), norm))
 
-    work = flops.train_step(subject.config, TRAIN_BATCH, TRAIN_TEXT, subject.itemsize)
+    work = flops.train_step(subject.config, TRAIN_BATCH, TRAIN_TEXT, subject.stored)
     yield Job(f"B={TRAIN_BATCH} T={TRAIN_TEXT}", work, TRAIN_BATCH, "samples", run, training=True)
     optimizer.zero_grad(set_to_none=True)
 

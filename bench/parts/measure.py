@@ -17,7 +17,6 @@ from lynx_engine import registry
 from lynx_engine.errors import LynxError
 
 OURS = "ours"
-_MIN_COSINE = 0.995  # transformers in bfloat16 has 0.9998 at lynx_8b/8; one wrong rounding of RoPE had 0.992
 
 
 class WrongResultError(LynxError):
@@ -32,7 +31,7 @@ class Agreement:
     text: str
 
     @classmethod
-    def of(cls, ours: Tensor, theirs: Tensor) -> Agreement:
+    def of(cls, ours: Tensor, theirs: Tensor, min_cosine: float) -> Agreement:
         if ours.shape != theirs.shape:
             return cls(False, f"shape {list(theirs.shape)}, ours {list(ours.shape)}")
         if not ours.is_floating_point():
@@ -41,7 +40,7 @@ class Agreement:
         a, b = (x.detach().double().flatten().cpu() for x in (ours, theirs))
         cosine, error = float(F.cosine_similarity(a, b, dim=0)), float((a - b).abs().max())
         text = f"cosine {cosine:.6f}, largest difference {error:.2g} of {float(a.abs().max()):.2g}"
-        return cls(cosine >= _MIN_COSINE, text)
+        return cls(cosine >= min_cosine, text)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def measure(job: Job, peers: Mapping[str, PeerModel], seconds: float, device: st
     for name, peer in peers.items():
         twin = job.twin(peer)
         if twin is not None:
-            agreements[name] = Agreement.of(result, twin())
+            agreements[name] = Agreement.of(result, twin(), peer.min_cosine)
             if agreements[name].ok:
                 runs[name] = twin
     samples = interleaved(

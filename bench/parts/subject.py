@@ -6,22 +6,29 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.flops import Stored
+from bench.row import NO_ADAPTERS, QUANTIZED
+from lynx_engine import Lynx
 from lynx_engine.config import PRESETS, LynxConfig
 from lynx_engine.demo import weights_folder
 from lynx_engine.errors import LynxError
 from lynx_engine.model import LynxModel, init_parameters
-from lynx_engine.weights import count_parameters, load_folder
+from lynx_engine.model.decoder import LlamaLayer
+from lynx_engine.weights import Quantization, count_parameters, load_folder, quantize_model
+from lynx_engine.weights.quantized import linears
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROOM = 3 << 29  # 1.5 GiB for Python, torch and activations
 _GRADIENT_AND_MOMENTS = 3
 _DECODE_POSITIONS = 32 * 192  # the largest batch of the decode part, with the spare room of the cache
+_SPREAD_OF_CODES = 70.0  # standard deviation of uniform codes: 73.6 with 8 bits, 65.9 with 4
 _PICTURE_SIZE = (640, 480)
 
 
@@ -33,14 +40,26 @@ class Subject:
     model: LynxModel
     dtype: str
     device: str
+    quantize: str | None = None
 
     @property
     def config(self) -> LynxConfig:
         return self.model.config
 
     @property
-    def itemsize(self) -> int:
-        return DTYPES[self.dtype].itemsize
+    def name(self) -> str:
+        """The preset, and what was left out of it: how the cases of its rows begin."""
+        left_out = PRESETS[self.preset.partition("/")[0]].adapter_layers and not self.config.adapter_layers
+        return f"{self.preset} {NO_ADAPTERS}" if left_out else self.preset
+
+    @property
+    def form(self) -> str:
+        """What most weights are stored as."""
+        return self.quantize or self.dtype
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(DTYPES[self.dtype].itemsize, self.quantize)
 
     def pixels(self, batch: int) -> Tensor:
         """Noise as uint8 [B, S, S, 3]."""
@@ -70,10 +89,19 @@ class Subject:
         return self.model.encode_images(self.pixels(1))
 
 
-def load_subject(preset: str, dtype: str, device: str, parts: tuple[str, ...]) -> Subject:
+def load_subject(
+    preset: str,
+    dtype: str,
+    device: str,
+    parts: tuple[str, ...],
+    *,
+    adapters: bool = True,
+    quantize: str | None = None,
+) -> Subject:
     """The model of `preset`, which is a name, or NAME/N for every Nth layer of ViT and LLM at full widths.
 
-    demo has its shipped weights, all others random ones. LynxError where memory is too small for `parts`.
+    demo has its shipped weights, all others random ones. `quantize` "int8" or "int4": as `Lynx.load(dtype=...)` has
+    them. LynxError where memory is too small for `parts`.
     """
     if dtype not in DTYPES:
         raise LynxError(f"unknown dtype {dtype!r}; dtypes: {', '.join(DTYPES)}")
@@ -81,10 +109,19 @@ def load_subject(preset: str, dtype: str, device: str, parts: tuple[str, ...]) -
         raise LynxError(f"unknown device {device!r}; devices: cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise LynxError("device cuda: torch finds no GPU here; devices: cpu")
+    if quantize is not None and (quantize not in QUANTIZED or dtype != "bfloat16" or device != "cpu"):
+        raise LynxError(
+            f"quantize is {' or '.join(QUANTIZED)}, of bfloat16 on the cpu; got {quantize}, {dtype}, {device}"
+        )
     config = preset_config(preset)
-    _check_memory(config, preset, dtype, device, parts)
-    model = _shipped(dtype) if preset == "demo" else _random(config, DTYPES[dtype], device)
-    return Subject(preset, model.to(device).eval().pack(), dtype, device)
+    config = config if adapters else config.replace(adapter_freq=None)
+    stored = Stored(DTYPES[dtype].itemsize, quantize)
+    _check_memory(config, f"{preset} in {quantize or dtype}", stored, device, parts)
+    if preset == "demo":
+        model = _shipped(config, DTYPES[dtype], quantize).to(device)
+    else:
+        model = _random(config, DTYPES[dtype], quantize, device)
+    return Subject(preset, Lynx(model).model, dtype, device, quantize)  # as Lynx prepares what it loads
 
 
 def preset_config(preset: str) -> LynxConfig:
@@ -101,32 +138,47 @@ def preset_config(preset: str) -> LynxConfig:
     )
 
 
-def _shipped(dtype: str) -> LynxModel:
+def _shipped(config: LynxConfig, dtype: torch.dtype, quantize: str | None) -> LynxModel:
     """The demo model, in memory of its own: the training step may not write to the mapped files."""
-    model = load_folder(weights_folder(), DTYPES[dtype])
+    model = load_folder(weights_folder(), dtype)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    return model
+    if not config.adapter_layers:
+        model.config = config
+        for layer in cast("list[LlamaLayer]", list(model.LLM.model.layers)):
+            layer.output_adapter = None
+    return model if quantize is None else quantize_model(model, Quantization(quantize))
 
 
-def _random(config: LynxConfig, dtype: torch.dtype, device: str) -> LynxModel:
+def _random(config: LynxConfig, dtype: torch.dtype, quantize: str | None, device: str) -> LynxModel:
+    """Made in place. What is quantised is drawn as codes, and never takes the memory of numbers.
+
+    Codes are uniform, scales such that outputs are about as large as inputs, and of either sign: where all codes had
+    one, llama.cpp's rounding of them to its 16 levels had one too, and behind 288 positions no logit was left alike.
+    """
     with torch.device("meta"):
         model = LynxModel(config).to(dtype)
+    if quantize is not None:
+        Quantization(quantize).hold(model)
     model.to_empty(device=device)
     init_parameters(model)
+    generator = _generator()
+    for _, linear in linears(model):
+        if linear.codes is not None and linear.scales is not None:
+            linear.codes.random_(1, 256, generator=generator)  # 8 bits: 128 +- 127; of 4 bits every byte is two codes
+            signs = torch.randint(2, linear.scales.shape, generator=generator) * 2 - 1
+            linear.scales.copy_(signs * (linear.in_features**-0.5 / _SPREAD_OF_CODES))
     return model
 
 
-def _check_memory(config: LynxConfig, preset: str, dtype: str, device: str, parts: tuple[str, ...]) -> None:
-    counts, itemsize = count_parameters(config), DTYPES[dtype].itemsize
-    weights = itemsize * counts.total
-    cache = itemsize * 2 * config.llm.num_layers * config.llm.hidden_size * _DECODE_POSITIONS
-    training = itemsize * _GRADIENT_AND_MOMENTS * counts.trained
+def _check_memory(config: LynxConfig, what: str, stored: Stored, device: str, parts: tuple[str, ...]) -> None:
+    weights = sum(stored.bytes_of(config).values())
+    cache = stored.itemsize * 2 * config.llm.num_layers * config.llm.hidden_size * _DECODE_POSITIONS
+    training = stored.itemsize * _GRADIENT_AND_MOMENTS * count_parameters(config).trained
     extra = max(training if "train" in parts else 0, cache if "decode" in parts else 0)
-    what = f"{preset} in {dtype} ({weights / 2**30:.1f} GiB of weights, {extra / 2**30:.1f} for {', '.join(parts)})"
-    require_memory(
-        weights + extra + _ROOM, device, what, "a part of the depth (as lynx_8b/8), bfloat16, or fewer parts"
-    )
+    what = f"{what} ({weights / 2**30:.1f} GiB of weights, {extra / 2**30:.1f} for {', '.join(parts)})"
+    less = "a part of the depth (as lynx_8b/8), fewer bits, or fewer parts"
+    require_memory(weights + extra + _ROOM, device, what, less)
 
 
 def require_memory(needed: int, device: str, what: str, instead: str) -> None:

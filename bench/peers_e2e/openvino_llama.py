@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.parts.subject import require_memory
+from bench.peers_e2e import MIN_COSINE
 from lynx_engine import get_num_threads
 from lynx_engine.errors import LynxError
 from lynx_engine.generate import search
@@ -129,6 +130,8 @@ class _Session:
 
 
 class OpenVino:
+    min_cosine = MIN_COSINE
+
     def __init__(self, compiled: Any, embedding: Tensor, config: LlamaConfig) -> None:
         self.compiled = compiled
         self.embedding = embedding

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from bench.parts.subject import require_memory
+from bench.peers_e2e import MIN_COSINE
 from lynx_engine.model.adapter import Adapter
+from lynx_engine.model.linear import Linear
 
 if TYPE_CHECKING:
     from bench.parts.subject import Subject
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 class Transformers:
     """transformers as it comes: SDPA attention, its dynamic cache, its `generate`."""
+
+    min_cosine = MIN_COSINE
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.model = model
@@ -68,8 +73,11 @@ class Transformers:
 
 
 def load(subject: Subject) -> Transformers:
-    """The decoder of `subject`, its tensors shared."""
+    """The decoder of `subject`: its adapters, norms and embeddings shared, the matrices as they were before packing."""
     llm = subject.config.llm
+    matrices = sum(m.weight.nbytes for m in subject.model.LLM.modules() if isinstance(m, Linear) and m.packed)
+    less = "a part of the depth (as lynx_8b/8), or another peer"
+    require_memory(matrices, subject.device, "peer transformers beside ours", less)
     config = LlamaConfig(
         vocab_size=llm.vocab_size,
         hidden_size=llm.hidden_size,

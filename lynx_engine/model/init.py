@@ -17,7 +17,10 @@ _STD = 0.02
 
 
 def init_parameters(model: LynxModel, seed: int = 0) -> None:
-    """Fill every parameter of `model` in place; the same seed gives the same values on every machine."""
+    """Fill every parameter of `model` in place; the same seed gives the same values on every machine.
+
+    A quantised linear has no weight: its codes and scales are left to whoever made it.
+    """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     with torch.no_grad():
         _init_vision(model.vision_encoder, generator)
@@ -38,11 +41,13 @@ def _init_vision(encoder: VisionEncoder, generator: torch.Generator) -> None:
     _uniform(proj.bias, bound, generator)
     for depth, block in enumerate(encoder.blocks, start=1):
         for linear in (m for m in block.modules() if isinstance(m, nn.Linear)):
-            _trunc_normal(linear.weight, generator)
+            if linear.weight is not None:
+                _trunc_normal(linear.weight, generator)
             if linear.bias is not None:
                 linear.bias.zero_()
-        block.attn.proj.weight.div_(math.sqrt(2 * depth))
-        block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+        for last in (block.attn.proj, block.mlp.fc2):
+            if last.weight is not None:
+                last.weight.div_(math.sqrt(2 * depth))
 
 
 def _init_llm(llm: LlamaForCausalLM, generator: torch.Generator) -> None:
@@ -51,7 +56,8 @@ def _init_llm(llm: LlamaForCausalLM, generator: torch.Generator) -> None:
         if isinstance(module, Adapter):
             module.scaling.fill_(1.0)
         elif isinstance(module, (nn.Linear, nn.Embedding)):
-            _normal(module.weight, _STD, generator)
+            if module.weight is not None:
+                _normal(module.weight, _STD, generator)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
 
@@ -60,7 +66,8 @@ def _init_bridge(bridge: Resampler, generator: torch.Generator) -> None:
     _init_norms(bridge)
     _normal(bridge.latents, 1.0, generator)
     for linear in (m for m in bridge.modules() if isinstance(m, nn.Linear)):
-        _kaiming(linear.weight, generator)
+        if linear.weight is not None:
+            _kaiming(linear.weight, generator)
 
 
 def _init_norms(part: nn.Module) -> None:
