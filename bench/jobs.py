@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lynx_engine import native, ops, registry
+from lynx_engine import cuda, native, ops, registry
 from lynx_engine.cases import MODES, Case, Suite
 from lynx_engine.errors import LynxError
 from lynx_engine.registry import Backend
@@ -90,7 +90,8 @@ class Choice:
             return ["auto"]
         backends = {backend.name: backend for backend in registry.ops()[suite.op].backends}
         if self.backend == "all":
-            return [name for name, backend in backends.items() if name != "reference" and _runs(suite, backend, dtype)]
+            here = {name: b for name, b in backends.items() if name.startswith(f"{self.device}_")}
+            return [name for name, backend in here.items() if _runs(suite, backend, dtype)]
         _known("backend", self.backend, ("auto", "all", *backends))
         refused = backends[self.backend].machine_refusals()
         if refused:
@@ -110,8 +111,9 @@ def _here(suite: Suite) -> list[str]:
 
 
 def _runs(suite: Suite, backend: Backend, dtype: torch.dtype) -> bool:
-    """Whether a backend is worth a clock here: emulated tiles prove a kernel and say nothing about its speed."""
-    if backend.machine_refusals() or (backend.name == "cpu_amx" and native.emulates_amx()):
+    """Whether a backend is worth a clock here: emulation and interpreters prove a kernel, not its speed."""
+    imitated = {"cpu_amx": native.emulates_amx(), "cuda_triton": cuda.interprets()}
+    if backend.machine_refusals() or imitated.get(backend.name, False):
         return False
     entry = native.kernels(suite.op).get(backend.name)
     return entry is None or dtype in entry[1]

@@ -5,6 +5,7 @@ LYNX_BACKEND      backend of every op instead of "auto"; several, separated by c
 LYNX_CPU_ISA      avx2, avx512, avx512_bf16 or amx: use no instruction set above this one
 LYNX_NUM_THREADS  threads of the CPU kernels; default: the processors that this process may run on
 LYNX_EMULATE_AMX  1: `cpu_amx` runs on emulated tiles where the machine has none (slow; it proves the kernels)
+TRITON_INTERPRET  Triton's own switch; 1: `cuda_triton` runs on CPU tensors by its interpreter (slow; it proves them)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Settings:
     cpu_isa: str | None = None
     num_threads: int | None = None
     emulate_amx: bool = False
+    triton_interpret: bool = False
 
 
 @functools.cache
@@ -36,6 +38,7 @@ def settings() -> Settings:
         cpu_isa=_choice("LYNX_CPU_ISA", CPU_ISAS),
         num_threads=_positive_int("LYNX_NUM_THREADS"),
         emulate_amx=_choice("LYNX_EMULATE_AMX", ("0", "1")) == "1",
+        triton_interpret=_choice("TRITON_INTERPRET", ("0", "1")) == "1",
     )
 
 

@@ -10,11 +10,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from . import native
+from . import cuda, native
 from .eager import eager
 from .env import settings
 from .errors import LynxError
@@ -23,18 +23,27 @@ LIBRARY = torch.library.Library("lynx", "FRAGMENT")
 REFERENCE = "reference"
 
 
+class Takes(NamedTuple):
+    """What a kernel takes: tensors of these dtypes, in the memory of this kind of device."""
+
+    dtypes: frozenset[torch.dtype]
+    device: str = "cpu"
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to run an op.
 
     run(*args): the op. machine_refusals(): every reason why no call can run in this process; empty if some can.
-    call_refusals(*args): every reason why this call cannot run. kernel: the compiled function below `run`, if any.
+    call_refusals(*args): every reason why this call cannot run. only_by_name(): why "auto" passes it over, if it does.
+    kernel: the compiled function below `run`, if any.
     """
 
     name: str
     run: Callable[..., Any]
     machine_refusals: Callable[[], Sequence[str]] = tuple
     call_refusals: Callable[..., Sequence[str]] = lambda *args: ()
+    only_by_name: Callable[[], str] = str
     kernel: Callable[..., None] | None = None
 
     def refusals(self, *args: Any) -> list[str]:
@@ -46,7 +55,8 @@ class Op:
 
     reference(*args)            plain torch, any device and floating dtype
     native(kernel, *args)       the same call through a compiled function of csrc (its outputs are allocated here)
-    refusals(dtypes, *args)     why a compiled kernel that takes `dtypes` cannot run these arguments
+    refusals(takes, *args)      why a kernel that takes what `takes` says cannot run these arguments
+    triton: the op's folder has a cuda_triton.py with a kernel for this entry, called as the compiled functions are.
     """
 
     def __init__(
@@ -56,11 +66,13 @@ class Op:
         reference: Callable[..., Any],
         native: Callable[..., Any],
         refusals: Callable[..., Sequence[str]],
+        triton: bool = False,
     ) -> None:
         self.name = name
         self._reference = reference
         self._native = native
         self._refusals = refusals
+        self._triton = triton
         self.last_used: str | None = None
         _OPS[name] = self
 
@@ -68,15 +80,32 @@ class Op:
     def backends(self) -> tuple[Backend, ...]:
         """All backends that this build has, the preferred first."""
         compiled = [self._compiled(name, *entry) for name, entry in native.kernels(self.name).items()]
-        return (*compiled, Backend(REFERENCE, self._reference))
+        return (*compiled, *([self._cuda_triton()] if self._triton else []), Backend(REFERENCE, self._reference))
 
     def _compiled(self, name: str, kernel: Callable[..., Any], dtypes: frozenset[torch.dtype]) -> Backend:
         return Backend(
             name,
             run=functools.partial(self._native, kernel),
             machine_refusals=functools.partial(native.isa_refusals, name.removeprefix("cpu_")),
-            call_refusals=functools.partial(self._refusals, dtypes),
+            call_refusals=functools.partial(self._refusals, Takes(dtypes)),
             kernel=kernel,
+        )
+
+    def _cuda_triton(self) -> Backend:
+        package = self._native.__module__.rpartition(".")[0]
+
+        def call_refusals(*args: Any) -> Sequence[str]:
+            if cuda.machine_refusals():  # there may be no triton to ask further
+                return ()
+            takes = Takes(cuda.DTYPES, "cpu" if cuda.interprets() else "cuda")
+            return (*self._refusals(takes, *args), *cuda.kernel(package, self.name).refusals(*args))
+
+        return Backend(
+            "cuda_triton",
+            run=functools.partial(cuda.run, package, self.name, self._native),
+            machine_refusals=cuda.machine_refusals,
+            call_refusals=call_refusals,
+            only_by_name=functools.partial(cuda.only_by_name, self.name),
         )
 
     def __call__(self, backend: str, *args: Any) -> Any:
@@ -104,13 +133,14 @@ class Op:
         return tuple(candidate for candidate in self.candidates("auto") if not candidate.machine_refusals())
 
     def candidates(self, backend: str) -> tuple[Backend, ...]:
-        """The backends that `backend` allows, in the order to try: all for "auto", unless LYNX_BACKEND says which.
+        """The backends that `backend` allows, in the order to try. "auto": what LYNX_BACKEND says, else all but those
+        that run only by name.
 
         Of several names in LYNX_BACKEND those count that the op has: not every op has one for every instruction set.
         """
         names = settings().backends if backend == "auto" else (backend,)
         if not names:
-            return self.backends
+            return tuple(candidate for candidate in self.backends if not candidate.only_by_name())
         known = {b.name: b for b in self.backends}
         if len(names) > 1 and any(name in known for name in names):
             names = tuple(name for name in names if name in known or not _some_op_has(name))
@@ -126,7 +156,9 @@ class Op:
         chosen = next((candidate for candidate in allowed if not candidate.refusals(*args)), None)
         lines = [self.name]
         for candidate in self.backends:
-            reasons = candidate.refusals(*args) + ([] if candidate in allowed else ["not asked for"])
+            reasons = candidate.refusals(*args)
+            if candidate not in allowed:
+                reasons.append(candidate.only_by_name() or "not asked for")
             verdict = f"refused: {'; '.join(reasons)}" if reasons else "chosen" if candidate is chosen else "able"
             lines.append(f"  {candidate.name:<15} {verdict}")
         return "\n".join(lines)
@@ -147,6 +179,7 @@ def _some_op_has(name: str) -> bool:
 def refresh() -> None:
     """Decide anew which backends exist and can run, after the environment has changed."""
     native.refresh()
+    cuda.refresh()
     for op in _OPS.values():
         op.__dict__.pop("backends", None)
         op.__dict__.pop("_possible", None)
@@ -170,22 +203,25 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     return eager(getattr(torch.ops.lynx, name).default, implementation, mutates="!)" in schema)
 
 
-def tensor_refusals(dtypes: frozenset[torch.dtype], first: torch.Tensor, *rest: torch.Tensor | None) -> Sequence[str]:
-    """Why these tensors do not suit a CPU kernel: all but None must share one of `dtypes` and lie in CPU memory."""
-    dtype = first.dtype
+def tensor_refusals(takes: Takes, first: torch.Tensor, *rest: torch.Tensor | None) -> Sequence[str]:
+    """Why these tensors do not suit a kernel: all but None must share a dtype and a device, both of what it takes."""
+    dtype, on_cpu = first.dtype, takes.device == "cpu"
     for tensor in (first, *rest):  # a loop, not all(...): a generator costs 1 us of a 7 us call
-        if tensor is not None and (tensor.dtype is not dtype or not tensor.is_cpu):
+        if tensor is not None and (tensor.dtype is not dtype or tensor.is_cpu is not on_cpu):
             break
     else:
-        if dtype in dtypes:
+        if dtype in takes.dtypes and on_cpu:
             return ()
     tensors = [tensor for tensor in (first, *rest) if tensor is not None]
     got = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
     reasons = []
-    if dtype not in dtypes or len(got) > 1:
-        wanted = " or ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+    if dtype not in takes.dtypes or len(got) > 1:
+        wanted = " or ".join(sorted(str(d).removeprefix("torch.") for d in takes.dtypes))
         reasons.append(f"needs {wanted} throughout (got {', '.join(got)})")
-    devices = sorted({t.device.type for t in tensors} - {"cpu"})
+    devices = sorted({t.device.type for t in tensors} - {takes.device})
     if devices:
-        reasons.append(f"needs tensors in CPU memory (got {', '.join(devices)})")
+        memory = "CPU memory" if on_cpu else "CUDA memory"
+        reasons.append(f"needs tensors in {memory} (got {', '.join(devices)})")
+    elif len({t.device for t in tensors}) > 1:
+        reasons.append(f"needs tensors on one device (got {', '.join(sorted({str(t.device) for t in tensors}))})")
     return reasons

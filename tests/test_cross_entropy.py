@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lynx_engine import LynxError, ops, registry
 
-BACKENDS = [backend.name for backend in registry.ops()["cross_entropy"].backends]
+BACKENDS = [b.name for b in registry.ops()["cross_entropy"].backends if b.name != "cuda_triton"]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"env", "config", "eager", "_C"}),
-    frozenset({"native"}),
-    frozenset({"registry", "contract", "cases", "packing"}),
+    frozenset({"native", "cuda"}),
+    frozenset({"registry", "contract", "cases", "packing", "device"}),
     frozenset({"yardstick"}),
     frozenset({"kernels"}),
     frozenset({"ops"}),

@@ -31,10 +31,17 @@ from lynx_engine.yardstick import (
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ops.suites()
+
+
+def cpu_backends(suite: Suite) -> list[registry.Backend]:
+    """Those that take CPU tensors; tests/test_triton.py has the others."""
+    return [b for b in registry.ops()[suite.op].backends if b.name != "cuda_triton"]
+
+
 CASES = [
     pytest.param(suite, backend.name, case, dtype, id=f"{suite.op}-{backend.name}-{case.name}-{str(dtype)[6:]}")
     for suite in SUITES
-    for backend in registry.ops()[suite.op].backends
+    for backend in cpu_backends(suite)
     for case in suite.cases
     if not case.bench
     for dtype in suite.dtypes
@@ -52,7 +59,7 @@ MIDDLE = [
         suite, backend.name, middle_case(suite), dtype, id=f"{index}-{suite.op}-{backend.name}-{str(dtype)[6:]}"
     )
     for index, suite in enumerate(SUITES)
-    for backend in registry.ops()[suite.op].backends
+    for backend in cpu_backends(suite)
     if backend.name != registry.REFERENCE
     for dtype in suite.dtypes
 ]

@@ -109,7 +109,8 @@ def test_every_requirement_is_pinned() -> None:
 
 def test_every_import_is_declared() -> None:
     project = PROJECT["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["video"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["video"], *extras["cuda"]]
     names = [canonicalize_name(Requirement(requirement).name) for requirement in declared]
     allowed = {IMPORT_NAMES.get(name, name) for name in names} | sys.stdlib_module_names | {"lynx_engine"}
     used = set()

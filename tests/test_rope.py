@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lynx_engine import LynxError, ops, registry
+from lynx_engine import LynxError, native, ops, registry
 from lynx_engine.cases import Case, Suite
 from lynx_engine.yardstick import draw, strided
 
 (ROPE, APPEND) = (suite for suite in ops.suites() if suite.op in ("rope", "rope_append_kv"))
-BACKENDS = [backend.name for backend in registry.ops()["rope"].backends]
+BACKENDS = [backend.name for backend in registry.ops()["rope"].backends if backend.name != "cuda_triton"]
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -97,7 +97,7 @@ def half(tensor: Tensor) -> Tensor:
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
-    if registry.ops()["rope"].backends[0].name == registry.REFERENCE:
+    if native.module() is None:
         pytest.skip("lynx_engine._C is not built")
     with pytest.raises(LynxError, match=message):
         ops.rope_append_kv(**arguments, backend="cpu_avx2")

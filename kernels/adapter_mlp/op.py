@@ -11,7 +11,7 @@ from torch import Tensor
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.packing import unpack
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .reference import adapter_mlp_backward_reference, adapter_mlp_keeping_reference, adapter_mlp_reference
 
@@ -100,8 +100,8 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, *args[:-1])
+def _refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    return tensor_refusals(takes, *args[:-1])
 
 
 def _native_forward(kernel: Callable[..., None], x: Tensor, *weights_eps: Any) -> Tensor:

@@ -36,7 +36,7 @@ def fused_native(
     rows = hidden.contiguous() if every else hidden[kept]
     targets = labels.contiguous() if every else labels[kept]
     scale = _scale(len(kept), reduction)
-    losses = torch.empty(len(kept))
+    losses = torch.empty(len(kept), device=hidden.device)
     d_rows = torch.empty_like(rows) if of_hidden else rows.new_empty(0)
     d_weight = _WeightGradient(weight, of_weight)
     for start in range(0, len(kept), _CHUNK_ROWS):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .fused import check_shapes, fused_native, fused_reference
 from .reference import cross_entropy_backward_reference, cross_entropy_reference, softmax_stats_reference
@@ -130,7 +130,7 @@ def _rows(logits: Tensor) -> Tensor:
 def _native_forward(
     kernel: Callable[..., None], logits: Tensor, labels: Tensor, ignore_index: int, smoothing: float, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    losses, stats = torch.empty(len(logits)), torch.empty(len(logits), 2)
+    losses, stats = (torch.empty(len(logits), *size, device=logits.device) for size in ((), (2,)))
     kernel(_rows(logits), labels.contiguous(), ignore_index, smoothing, losses, stats)
     if reduction != "none":
         losses = losses.sum(dtype=torch.float64) * _mean_scale(labels, ignore_index, reduction)
@@ -196,20 +196,26 @@ def _scaled(d_loss: Tensor, d_hidden: Tensor, d_weight: Tensor) -> tuple[Tensor,
     return d_hidden * d_loss, d_weight * d_loss
 
 
-def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, *[arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()])
+def _refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    return tensor_refusals(takes, *[arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()])
 
 
-def _refusals_backward(dtypes: frozenset[torch.dtype], d_loss: Tensor, logits: Tensor, *_: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, d_loss, logits)
+def _refusals_backward(takes: Takes, d_loss: Tensor, logits: Tensor, *_: Any) -> Sequence[str]:
+    return tensor_refusals(takes, d_loss, logits)
 
 
 _OPTIONS = "int ignore_index, float label_smoothing, str reduction"
-_forward_op = Op("cross_entropy", reference=_reference_forward, native=_native_forward, refusals=_refusals)
+_forward_op = Op("cross_entropy", reference=_reference_forward, native=_native_forward, refusals=_refusals, triton=True)
 _backward_op = Op(
-    "cross_entropy_backward", reference=_reference_backward, native=_native_backward, refusals=_refusals_backward
+    "cross_entropy_backward",
+    reference=_reference_backward,
+    native=_native_backward,
+    refusals=_refusals_backward,
+    triton=True,
 )
-_fused_op = Op("fused_linear_cross_entropy", reference=fused_reference, native=fused_native, refusals=_refusals)
+_fused_op = Op(
+    "fused_linear_cross_entropy", reference=fused_reference, native=fused_native, refusals=_refusals, triton=True
+)
 
 _forward: Callable[..., tuple[Tensor, Tensor]] = define(
     f"cross_entropy(Tensor logits, Tensor labels, {_OPTIONS}, str backend) -> (Tensor, Tensor)",

@@ -11,7 +11,7 @@ from torch import Tensor
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
 from lynx_engine.packing import STRIP, pack, packed_rows, unpack
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .backward import gradients
 from .reference import linear_backward_input_reference, linear_backward_weight_reference, linear_reference
@@ -143,8 +143,8 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, *[t for t in args[:6] if t is not None])
+def _refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    return tensor_refusals(takes, *[t for t in args[:6] if t is not None])
 
 
 def _native_forward(kernel: Callable[..., None], x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
@@ -195,7 +195,7 @@ _input_gradient_op = Op(
     "linear_backward_input",
     reference=linear_backward_input_reference,
     native=_native_input_gradient,
-    refusals=lambda dtypes, dy, weight, in_features: tensor_refusals(dtypes, dy, weight),
+    refusals=lambda takes, dy, weight, in_features: tensor_refusals(takes, dy, weight),
 )
 _weight_gradient_op = Op(
     "linear_backward_weight",

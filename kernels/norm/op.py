@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract, as_rows, dense_like
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .reference import (
     add_layer_norm_reference,
@@ -125,8 +125,8 @@ def _check_shapes(name: str, x: Tensor, residual: Tensor | None, weight: Tensor,
     _check_residual(name, x, residual)
 
 
-def _refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    return tensor_refusals(dtypes, *args[:4])  # the options follow the four tensors
+def _refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    return tensor_refusals(takes, *args[:4])  # the options follow the four tensors
 
 
 class _NormOps:
@@ -135,9 +135,13 @@ class _NormOps:
     def __init__(self, name: str, reference: Callable[..., Any]) -> None:
         self.name, self.reference = name, reference
         self.adds, self.centred = name.startswith("add_"), name.endswith("layer_norm")
-        forward = Op(name, reference=self._reference, native=self._native, refusals=_refusals)
+        forward = Op(name, reference=self._reference, native=self._native, refusals=_refusals, triton=True)
         backward = Op(
-            f"{name}_backward", reference=self._reference_backward, native=self._native_backward, refusals=_refusals
+            f"{name}_backward",
+            reference=self._reference_backward,
+            native=self._native_backward,
+            refusals=_refusals,
+            triton=True,
         )
         self.forward = define(
             f"{name}(Tensor x, Tensor? residual, Tensor weight, Tensor? bias, float eps, str backend)"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .reference import (
     patch_embed_backward_reference,
@@ -117,8 +117,8 @@ def _channels_first(image: Tensor) -> Tensor:
     return image.permute(0, 3, 1, 2) if image.dtype == torch.uint8 else image
 
 
-def _refusals(dtypes: frozenset[torch.dtype], image: Tensor, *args: Any) -> Sequence[str]:
-    reasons = list(tensor_refusals(dtypes, *args[:4]))
+def _refusals(takes: Takes, image: Tensor, *args: Any) -> Sequence[str]:
+    reasons = list(tensor_refusals(takes, *args[:4]))
     if image.dtype not in _PIXELS:
         reasons.append(f"needs a uint8, float32 or bfloat16 image (got {str(image.dtype).removeprefix('torch.')})")
     if not image.is_cpu:

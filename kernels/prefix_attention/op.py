@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .paged import paged_attention
 from .reference import (
@@ -129,7 +129,7 @@ _differentiable: Callable[..., Tensor] = _PrefixAttention.apply
 _varlen_differentiable: Callable[..., Tensor] = _PrefixAttentionVarlen.apply
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, prefix_lens: Tensor | None, kv_mask: Tensor | None) -> None:
+def check_shapes(q: Tensor, k: Tensor, v: Tensor, prefix_lens: Tensor | None, kv_mask: Tensor | None) -> None:
     contract = Contract("prefix_attention")
     contract.expect("q", q, "B Sq H D")
     contract.expect("k", k, "B Sk H D")
@@ -140,7 +140,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, prefix_lens: Tensor | None, k
         contract.expect("kv_mask", kv_mask, "B Sk")
 
 
-def _check_varlen_shapes(
+def check_varlen_shapes(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, prefix_lens: Tensor | None
 ) -> None:
     contract = Contract("prefix_attention_varlen")
@@ -171,15 +171,15 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _refusals(dtypes: frozenset[torch.dtype], q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Sequence[str]:
-    reasons = tensor_refusals(dtypes, q, k, v)
+def _refusals(takes: Takes, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Sequence[str]:
+    reasons = tensor_refusals(takes, q, k, v)
     if 1 <= q.shape[-1] <= MAX_HEAD_DIM:
         return reasons
     return (*reasons, f"needs head_dim 1 to {MAX_HEAD_DIM} (got {q.shape[-1]})")
 
 
-def _backward_refusals(dtypes: frozenset[torch.dtype], d_o: Tensor, *args: Any) -> Sequence[str]:
-    return _refusals(dtypes, *args)
+def _backward_refusals(takes: Takes, d_o: Tensor, *args: Any) -> Sequence[str]:
+    return _refusals(takes, *args)
 
 
 def _native_mask(*mask: Tensor | None) -> list[Tensor | None]:
@@ -198,7 +198,7 @@ def _empty_like(x: Tensor) -> Tensor:
 def _native_forward(kernel: Callable[..., None], q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *mask, causal, scale = rest
     o = _empty_like(q)
-    stats = torch.empty(_stats_shape(q), dtype=torch.float32)
+    stats = torch.empty(_stats_shape(q), dtype=torch.float32, device=q.device)
     kernel(_rows(q), _rows(k), _rows(v), *_native_mask(*mask), causal, scale, o, stats)
     return o, stats
 
@@ -213,7 +213,7 @@ def _native_backward(kernel: Callable[..., None], d_o: Tensor, *rest: Any) -> tu
 
 def _reference_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     prefix_lens, kv_mask, causal, scale = rest
-    _check_shapes(q, k, v, prefix_lens, kv_mask)
+    check_shapes(q, k, v, prefix_lens, kv_mask)
     o, stats = prefix_attention_stats_reference(
         q, k, v, prefix_lens=prefix_lens, kv_mask=kv_mask, causal=causal, softmax_scale=scale
     )
@@ -222,7 +222,7 @@ def _reference_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Ten
 
 def _reference_varlen_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     cu_seqlens_q, cu_seqlens_k, prefix_lens, causal, scale = rest
-    _check_varlen_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens)
+    check_varlen_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lens)
     _check_bounds("cu_seqlens_q", cu_seqlens_q, q.shape[0])
     _check_bounds("cu_seqlens_k", cu_seqlens_k, k.shape[0])
     o, stats = prefix_attention_varlen_stats_reference(
@@ -253,12 +253,12 @@ def _fake_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    _check_shapes(q, k, v, *rest[:2])
+    check_shapes(q, k, v, *rest[:2])
     return _fake_outputs(q)
 
 
 def _fake_varlen_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    _check_varlen_shapes(q, k, v, *rest[:3])
+    check_varlen_shapes(q, k, v, *rest[:3])
     return _fake_outputs(q)
 
 
@@ -275,18 +275,29 @@ _DENSE = f"Tensor? prefix_lens, Tensor? kv_mask, {_OPTIONS}"
 _PACKED = f"Tensor cu_seqlens_q, Tensor cu_seqlens_k, Tensor? prefix_lens, {_OPTIONS}"
 _SAVED = "Tensor q, Tensor k, Tensor v, Tensor o, Tensor stats"
 
-_forward_op = Op("prefix_attention", reference=_reference_forward, native=_native_forward, refusals=_refusals)
+_forward_op = Op(
+    "prefix_attention", reference=_reference_forward, native=_native_forward, refusals=_refusals, triton=True
+)
 _backward_op = Op(
-    "prefix_attention_backward", reference=_reference_backward, native=_native_backward, refusals=_backward_refusals
+    "prefix_attention_backward",
+    reference=_reference_backward,
+    native=_native_backward,
+    refusals=_backward_refusals,
+    triton=True,
 )
 _varlen_forward_op = Op(
-    "prefix_attention_varlen", reference=_reference_varlen_forward, native=_native_forward, refusals=_refusals
+    "prefix_attention_varlen",
+    reference=_reference_varlen_forward,
+    native=_native_forward,
+    refusals=_refusals,
+    triton=True,
 )
 _varlen_backward_op = Op(
     "prefix_attention_varlen_backward",
     reference=_reference_varlen_backward,
     native=_native_backward,
     refusals=_backward_refusals,
+    triton=True,
 )
 
 _forward: _Forward = define(

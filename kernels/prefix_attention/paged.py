@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .reference import paged_attention_reference
 
@@ -78,9 +78,9 @@ def _check_shapes(
             contract.expect(name, scale, "num_blocks block_size num_kv_heads")
 
 
-def _refusals(dtypes: frozenset[torch.dtype], q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Sequence[str]:
+def _refusals(takes: Takes, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Sequence[str]:
     quantised = rest[2] is not None and k.dtype == v.dtype == torch.int8
-    reasons = [*tensor_refusals(dtypes, q)] if quantised else [*tensor_refusals(dtypes, q, k, v)]
+    reasons = [*tensor_refusals(takes, q)] if quantised else [*tensor_refusals(takes, q, k, v)]
     if not 1 <= q.shape[-1] <= MAX_HEAD_DIM:
         reasons.append(f"needs head_dim 1 to {MAX_HEAD_DIM} (got {q.shape[-1]})")
     return reasons

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract, as_rows
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .backward import gradients
 from .packing import STRIP, QuantizedWeight, check_weight, dequantize_linear, quantize_linear, quantized_shapes
@@ -134,8 +134,8 @@ def _check_shapes(op: str, x: Tensor, codes: Tensor, scales: Tensor, *rest: Any)
         raise LynxError(f"{op}: gated_silu takes no bias")
 
 
-def _refusals(dtypes: frozenset[torch.dtype], x: Tensor, codes: Tensor, scales: Tensor, *rest: Any) -> Sequence[str]:
-    reasons = list(tensor_refusals(dtypes, x, *rest[:2]))
+def _refusals(takes: Takes, x: Tensor, codes: Tensor, scales: Tensor, *rest: Any) -> Sequence[str]:
+    reasons = list(tensor_refusals(takes, x, *rest[:2]))
     if scales.dtype != torch.bfloat16 or not (codes.is_cpu and scales.is_cpu):
         reasons.append(f"needs bfloat16 scales in CPU memory (got {str(scales.dtype).removeprefix('torch.')})")
     return reasons

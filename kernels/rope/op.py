@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lynx_engine.contract import Contract, dense_like
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, define, tensor_refusals
+from lynx_engine.registry import Op, Takes, define, tensor_refusals
 
 from .reference import rope_append_kv_reference, rope_backward_reference, rope_reference
 
@@ -77,7 +77,7 @@ class _Rope(torch.autograd.Function):
         return (*_backward(dq, dk, *ctx.saved_tensors, ctx.backend), None, None, None)
 
 
-def _check_shapes(op: str, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
+def check_shapes(op: str, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
     contract = Contract(op)
     contract.expect("q", q, "B S Hq D")
     contract.expect("k", k, "B S Hk D")
@@ -110,7 +110,7 @@ def _native_append(kernel: Callable[..., None], *args: Any) -> Tensor:
 
 
 def _reference(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    _check_shapes("rope", q, k, cos, sin)
+    check_shapes("rope", q, k, cos, sin)
     return rope_reference(q, k, cos, sin)
 
 
@@ -119,9 +119,9 @@ def _reference_inplace(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
         tensor.copy_(rotated)
 
 
-def _check_append(*args: Any) -> None:
+def check_append(*args: Any) -> None:
     q, k, v, cos, sin, k_cache, v_cache, starts, slots = args
-    _check_shapes("rope_append_kv", q, k, cos, sin)
+    check_shapes("rope_append_kv", q, k, cos, sin)
     contract = Contract("rope_append_kv")
     contract.expect("k", k, "B S Hk D")
     contract.expect("v", v, "B S Hk D")
@@ -131,39 +131,43 @@ def _check_append(*args: Any) -> None:
 
 
 def _reference_append(*args: Any) -> Tensor:
-    _check_append(*args)
+    check_append(*args)
     *tensors, starts, slots = args
     return rope_append_kv_reference(*tensors, starts=starts, slots=slots)
 
 
 def _fake(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    _check_shapes("rope", q, k, cos, sin)
+    check_shapes("rope", q, k, cos, sin)
     return dense_like(q), dense_like(k)
 
 
 def _fake_append(*args: Any) -> Tensor:
-    _check_append(*args[:-1])
+    check_append(*args[:-1])
     return dense_like(args[0])
 
 
-def _inplace_refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    refused = list(tensor_refusals(dtypes, *args))
+def _inplace_refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    refused = list(tensor_refusals(takes, *args))
     if args[0].stride(-1) != 1 or args[1].stride(-1) != 1:
         refused.append("needs q and k with contiguous heads to overwrite")
     return refused
 
 
-def _append_refusals(dtypes: frozenset[torch.dtype], *args: Any) -> Sequence[str]:
-    refused = list(tensor_refusals(dtypes, *args[:7]))
+def _append_refusals(takes: Takes, *args: Any) -> Sequence[str]:
+    refused = list(tensor_refusals(takes, *args[:7]))
     if args[5].stride(-1) != 1 or args[6].stride(-1) != 1:
         refused.append("needs caches with contiguous heads")
     return refused
 
 
-_forward_op = Op("rope", reference=_reference, native=_native, refusals=tensor_refusals)
-_backward_op = Op("rope_backward", reference=rope_backward_reference, native=_native, refusals=tensor_refusals)
-_inplace_op = Op("rope_", reference=_reference_inplace, native=_native_inplace, refusals=_inplace_refusals)
-_append_op = Op("rope_append_kv", reference=_reference_append, native=_native_append, refusals=_append_refusals)
+_forward_op = Op("rope", reference=_reference, native=_native, refusals=tensor_refusals, triton=True)
+_backward_op = Op(
+    "rope_backward", reference=rope_backward_reference, native=_native, refusals=tensor_refusals, triton=True
+)
+_inplace_op = Op("rope_", reference=_reference_inplace, native=_native_inplace, refusals=_inplace_refusals, triton=True)
+_append_op = Op(
+    "rope_append_kv", reference=_reference_append, native=_native_append, refusals=_append_refusals, triton=True
+)
 
 _forward: Callable[..., tuple[Tensor, Tensor]] = define(
     f"rope(Tensor q, Tensor k, {_TABLES}, str backend) -> (Tensor, Tensor)",

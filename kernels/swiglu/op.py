@@ -76,9 +76,13 @@ def _fake_backward(dy: Tensor, gate: Tensor, up: Tensor, backend: str) -> tuple[
     return dense_like(gate), dense_like(up)
 
 
-_forward_op = Op("swiglu", reference=_reference_forward, native=_native_forward, refusals=tensor_refusals)
+_forward_op = Op("swiglu", reference=_reference_forward, native=_native_forward, refusals=tensor_refusals, triton=True)
 _backward_op = Op(
-    "swiglu_backward", reference=swiglu_backward_reference, native=_native_backward, refusals=tensor_refusals
+    "swiglu_backward",
+    reference=swiglu_backward_reference,
+    native=_native_backward,
+    refusals=tensor_refusals,
+    triton=True,
 )
 
 _forward: Callable[..., Tensor] = define(
