@@ -1,8 +1,8 @@
 """Every Triton kernel by Triton's interpreter, on CPU tensors: values, gradients, strides, poison, NaN and inf.
 
 tests/test_triton.py runs this file in processes of their own with TRITON_INTERPRET=1, which Triton reads when it is
-imported. The interpreter takes milliseconds for each program of a launch, so: one draw of a case, no cases of hundreds of
-tokens, which are more programs of the same code, and the half types on every third case, for no size depends on them.
+imported. The interpreter takes milliseconds for each program of a launch, so: one draw of a case, no cases of hundreds
+of tokens, which are more programs of the same code, and the half types on every third case.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def test_caches_hold_what_rope_gives_and_nothing_else_changes(case: Case, dtype:
 def test_places_outside_of_a_cache_are_not_written() -> None:
     (case,) = (case for case in small_cases(APPEND) if case.name.startswith("B=2 S=5") and case.name.endswith("dense"))
     arguments = draw(case, torch.float32, 0)
-    memory = {name: torch.full((4, *arguments[name].shape), torch.nan) for name in ("k_cache", "v_cache")}
+    memory = {name: torch.full((4, *arguments[name].shape[1:]), torch.nan) for name in ("k_cache", "v_cache")}
     arguments |= {name: cache[1:3] for name, cache in memory.items()}
     arguments["starts"] = torch.tensor([-3, arguments["k_cache"].shape[1] - 2])
     ops.rope_append_kv(**arguments, backend=BACKEND)

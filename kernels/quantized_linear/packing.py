@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx_engine.errors import LynxError
-from lynx_engine.registry import Op, tensor_refusals
+from lynx_engine.registry import Op, Takes, tensor_refusals
 
 STRIP = 16
 BLOCK = 128  # values of k under one scale of x, at most
@@ -145,8 +145,8 @@ def _packed(weight: Tensor, format: str, group: int | None, backend: str = "auto
     return QuantizedWeight(*_quantize(backend, weight, format, group))
 
 
-def _refusals(dtypes: frozenset[torch.dtype], weight: Tensor, format: str, group: int | None) -> Sequence[str]:
-    return tensor_refusals(dtypes, weight)
+def _refusals(takes: Takes, weight: Tensor, format: str, group: int | None) -> Sequence[str]:
+    return tensor_refusals(takes, weight)
 
 
 def _native(kernel: Callable[..., None], weight: Tensor, format: str, group: int | None) -> tuple[Tensor, Tensor]:
