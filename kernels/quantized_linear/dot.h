@@ -19,6 +19,8 @@ LYNX_INLINE Ints set1_int(int32_t x) { return _mm512_set1_epi32(x); }
 LYNX_INLINE Ints shift_right(Ints a, int count) { return _mm512_srli_epi16(a, static_cast<unsigned>(count)); }
 LYNX_INLINE Ints shift_right_ints(Ints a, int count) { return _mm512_srli_epi32(a, static_cast<unsigned>(count)); }
 LYNX_INLINE Ints bits_and(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+LYNX_INLINE Ints bits_or(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+LYNX_INLINE Vec as_floats(Ints a) { return _mm512_castsi512_ps(a); }
 LYNX_INLINE Ints look_up(Ints table, Ints index) { return _mm512_shuffle_epi8(table, index); }
 LYNX_INLINE Ints repeat_16_bytes(const uint8_t* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -37,6 +39,8 @@ LYNX_INLINE Ints set1_int(int32_t x) { return _mm256_set1_epi32(x); }
 LYNX_INLINE Ints shift_right(Ints a, int count) { return _mm256_srli_epi16(a, count); }
 LYNX_INLINE Ints shift_right_ints(Ints a, int count) { return _mm256_srli_epi32(a, count); }
 LYNX_INLINE Ints bits_and(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+LYNX_INLINE Ints bits_or(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+LYNX_INLINE Vec as_floats(Ints a) { return _mm256_castsi256_ps(a); }
 LYNX_INLINE Ints look_up(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
 LYNX_INLINE Ints repeat_16_bytes(const uint8_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -29,7 +29,6 @@ LYNX_INLINE Vec magnitude(Vec a) { return vmax(a, sub(zero(), a)); }
 #if defined(__AVX512F__)
 
 LYNX_INLINE Ints shift_left(Ints a, int count) { return _mm512_slli_epi32(a, static_cast<unsigned>(count)); }
-LYNX_INLINE Ints bits_or(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 
 /// The sixteen levels and the fifteen middles between neighbours; place(v) counts the middles below v.
 class Levels {
@@ -61,7 +60,6 @@ class Levels {
 #else
 
 LYNX_INLINE Ints shift_left(Ints a, int count) { return _mm256_slli_epi32(a, count); }
-LYNX_INLINE Ints bits_or(Ints a, Ints b) { return _mm256_or_si256(a, b); }
 
 class Levels {
  public:

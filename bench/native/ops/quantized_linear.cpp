@@ -8,6 +8,7 @@ namespace lynx {
 #define LYNX_DECLARE(isa)                                                                      \
   namespace isa {                                                                              \
   extern const quantized_linear::Kernels quantized_linear_kernels, weight_only_linear_kernels; \
+  extern const quantized_linear::Quantizers weight_quantizers;                                 \
   }
 LYNX_BACKENDS(LYNX_DECLARE)
 #undef LYNX_DECLARE
@@ -48,6 +49,28 @@ Call forward(const Kernels& kernels, const Sizes& s) {
   return [&kernels, p] { kernels.forward(p); };
 }
 
+/// 4 bits of a bfloat16 weight of 20 rows, and 8 of a float32 one.
+void add_quantizers(const char* isa, const Quantizers& quantizers) {
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    const bool nibbles = dtype == DType::bf16;
+    const int64_t N = 20, K = 96, rows = 32;
+    const std::string said = std::string(nibbles ? "int4 " : "int8 ") + lynx::name(dtype) + " N=20 K=96";
+    all_calls().push_back({"quantize_weight", isa, said, [=, &quantizers] {
+                             const QuantizeParams p{dtype,
+                                                    numbers(dtype, N * K, 1.0f, 4),
+                                                    K,
+                                                    N,
+                                                    K,
+                                                    nibbles,
+                                                    96,
+                                                    32,
+                                                    static_cast<uint8_t*>(zeros(rows * K)),
+                                                    zeros(rows * K / 32 * 2)};
+                             return Call([&quantizers, p] { quantizers.quantize(p); });
+                           }});
+  }
+}
+
 void add_all(const char* isa, const char* op, const Kernels& kernels) {
   for (const Sizes& s : kSizes) {
     if ((kernels.dtypes & dtype_set(s.dtype)) == 0) continue;
@@ -56,9 +79,10 @@ void add_all(const char* isa, const char* op, const Kernels& kernels) {
 }
 
 const bench::Registration registration([] {
-#define LYNX_ADD(isa)                                               \
-  add_all(#isa, "quantized_linear", isa::quantized_linear_kernels); \
-  add_all(#isa, "weight_only_linear", isa::weight_only_linear_kernels);
+#define LYNX_ADD(isa)                                                   \
+  add_all(#isa, "quantized_linear", isa::quantized_linear_kernels);     \
+  add_all(#isa, "weight_only_linear", isa::weight_only_linear_kernels); \
+  add_quantizers(#isa, isa::weight_quantizers);
   LYNX_BACKENDS(LYNX_ADD)
 #undef LYNX_ADD
 });
