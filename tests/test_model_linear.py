@@ -186,6 +186,18 @@ def test_a_joint_of_codes_forgets_them_when_a_part_changes() -> None:
         assert all(torch.equal(a, b) for a, b in zip(joint(x), wanted, strict=True))
 
 
+def test_loading_a_part_of_a_state_dict_leaves_other_codes_alone() -> None:
+    parts = frozen((40, 32, True), (40, 16, True), format=("int8", None))
+    joint, x = Joint(*parts), torch.randn(3, 40)
+    joint.pack()
+    before = joint(x)
+    for state in ({}, {"bias": torch.zeros(32)}):
+        parts[0].load_state_dict(state, strict=False)
+        wanted = parts[0](x)
+        assert torch.equal(joint(x)[0], wanted) and torch.equal(joint(x)[1], before[1])
+    assert not torch.equal(wanted, before[0])
+
+
 @pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"activation": "silu"}])
 def test_a_linear_that_trains_computes_as_torch_does(options) -> None:
     linear, norm = Linear(8, 16), nn.LayerNorm(8)

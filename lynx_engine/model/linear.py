@@ -119,8 +119,9 @@ class Linear(nn.Linear):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if self.packed and prefix + "weight" in state_dict:
             self.hold(self.weight.new_empty(self.out_features, self.in_features))
-        if self.codes is not None and self.scales is not None:  # others: a Joint of these is one no more
-            self.hold_codes(torch.empty_like(self.codes), torch.empty_like(self.scales))
+        given = any(prefix + name in state_dict for name in ("codes", "scales", "bias"))
+        if given and self.codes is not None and self.scales is not None:  # copies: a Joint of these is one no more
+            self.hold_codes(self.codes.clone(), self.scales.clone())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
