@@ -41,10 +41,10 @@ def machine(device: str) -> str:
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit, with "+" where files have changed since; "unknown" outside a checkout."""
+    """The checkout's commit, with "+" where files other than results have changed since; "unknown" outside a checkout."""
     try:
         name = _git("rev-parse", "--short=12", "HEAD").strip()
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + ("+" if changed else "")
