@@ -41,7 +41,7 @@ def machine(device: str) -> str:
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit, with "+" where files other than results have changed since; "unknown" outside a checkout."""
+    """The checkout's commit, with "+" where code has changed since; "unknown" outside a checkout."""
     try:
         name = _git("rev-parse", "--short=12", "HEAD").strip()
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
